@@ -1,0 +1,1 @@
+"""What travels: the values of the Activity Protocol, and nothing but the standard library."""

@@ -1,0 +1,1 @@
+"""Talking with the channel: who is calling, who we are, and the Bot Connector."""

@@ -1,0 +1,1 @@
+"""For operators: publish, inspect, replay."""

@@ -1,0 +1,175 @@
+"""Every error of the library, in one tree, so that a caller can catch by what it will do next.
+
+AgentError
+├── BadActivity              what came in is no activity: answer with its `status`, do nothing else
+├── NotAuthenticated         no token, or one that proves nothing: 401
+├── NotAllowed               a valid token, but not for this: 403
+├── SettingsError            a setting is missing or wrong: name it, stop
+├── TurnEnded                a context was used after its turn
+├── NotSupported             this channel cannot do that; asked of `context.channel` beforehand it says so
+├── RouteError               two handlers claim one name, or a handler has the wrong shape
+├── ConversationNotFound     nothing is stored under that id (or several are: `ConversationAmbiguous`)
+│   └── ConversationAmbiguous
+├── ContinuationNotFound     no `@agent.continuation` has that name
+├── InvalidCallback          a queue message that no retry can make right: it becomes a dead letter
+├── ChannelError             the channel answered with an error, or did not answer: see `decision`
+├── StoreError
+│   ├── DocumentExists       a create met a document of that id
+│   ├── DocumentChanged      the ETag is no longer the document's: read again, decide again
+│   └── StoreUnavailable     not reached, or no answer in time: the outcome may be unknown
+└── QueueUnavailable         the queue was not reached: the message may or may not have been taken
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+
+Decision = Literal["rejected", "throttled", "ambiguous", "gone", "blocked", "misconfigured", "unsent"]
+
+
+class AgentError(Exception):
+    """The root: everything this library raises on purpose."""
+
+
+class BadActivity(AgentError):
+    """The request is no activity that can be processed.
+
+    Attributes:
+        status: the HTTP status to answer with (400, 405, 413 or 415).
+        code: a stable word for programs, such as `MissingType`.
+    """
+
+    def __init__(self, message: str, *, code: str = "BadActivity", status: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+class NotAuthenticated(AgentError):
+    """The caller did not prove who it is; `code` names the check that failed, never a value of the token."""
+
+    def __init__(self, message: str, *, code: str = "InvalidToken") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NotAllowed(AgentError):
+    """The caller proved who it is, and may not do this."""
+
+    def __init__(self, message: str, *, code: str = "Forbidden") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SettingsError(AgentError):
+    """One or more settings are missing or wrong; the message names each and says how to mend it."""
+
+
+class TurnEnded(AgentError):
+    """A turn's context was used after the turn: use `agent.proactive` to speak later."""
+
+
+class NotSupported(AgentError):
+    """The channel of this conversation cannot do what was asked."""
+
+
+class RouteError(AgentError):
+    """The agent's handlers contradict each other; raised while the app is imported."""
+
+
+class ConversationNotFound(AgentError):
+    """No conversation is stored under that id."""
+
+    def __init__(self, conversation_id: str, message: str | None = None) -> None:
+        super().__init__(
+            message
+            or f"No conversation {conversation_id!r} is stored. It is stored at its first turn; "
+            "check the id, and that the user has written to the agent or installed it."
+        )
+        self.conversation_id = conversation_id
+
+
+class ConversationAmbiguous(ConversationNotFound):
+    """Several channels have a conversation of that id: name the channel too."""
+
+
+class ContinuationNotFound(AgentError):
+    """No handler is registered for a continuation of that name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(
+            f"No continuation is called {name!r}. Register one with @agent.continuation({name!r}); "
+            f"known are: {', '.join(known) or 'none'}."
+        )
+        self.name = name
+
+
+class InvalidCallback(AgentError):
+    """A queue message that can never succeed.
+
+    Attributes:
+        reason: a stable word for programs, such as `InvalidJson`; it becomes the dead letter's reason.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ChannelError(AgentError):
+    """A call to the channel did not succeed.
+
+    Attributes:
+        decision: what the failure calls for. `unsent`: the request never left, repeat it freely. `throttled`: the
+            channel refused for now (429), repeat after `retry_after`. `ambiguous`: it may have been done (5xx after
+            it left, a time-out): a blind repeat can double a message. `gone`: the conversation or activity is no
+            more. `blocked`: the user or an admin stopped the agent. `misconfigured`: the agent's own registration
+            or token. `rejected`: this request is wrong and stays wrong.
+        status: the HTTP status, None where no answer came.
+        code, sub_code: the channel's own error codes, where it gave any.
+        retry_after: how long the channel asked us to wait.
+        request_id: the channel's id of the request, for its support.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        decision: Decision,
+        status: int | None = None,
+        code: str | None = None,
+        sub_code: str | None = None,
+        retry_after: timedelta | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.decision = decision
+        self.status = status
+        self.code = code
+        self.sub_code = sub_code
+        self.retry_after = retry_after
+        self.request_id = request_id
+
+
+class StoreError(AgentError):
+    """The document store could not do what was asked."""
+
+
+class DocumentExists(StoreError):
+    """A create met a document with the same id in the same partition.
+
+    After a time-out that document can be the caller's own write: put a token into what is created, and compare.
+    """
+
+
+class DocumentChanged(StoreError):
+    """The document was changed or deleted since its ETag was read; nothing was written."""
+
+
+class StoreUnavailable(StoreError):
+    """The store was not reached or gave no answer in time; a write may or may not have happened."""
+
+
+class QueueUnavailable(AgentError):
+    """The queue was not reached; the message may or may not have been taken. Sending the same id again is safe."""

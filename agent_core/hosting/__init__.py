@@ -1,0 +1,1 @@
+"""Where it runs: the one place that knows Azure, the environment and the clock."""

@@ -1,0 +1,1 @@
+"""Turns nobody asked for: callbacks, notifications, and the conversations they go to."""

@@ -1,0 +1,48 @@
+"""What a queue must do for work that waits: the protocol that Service Bus and the embedded queue both meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+Property = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMessage:
+    """A message to put on a queue, in Service Bus's words.
+
+    Attributes:
+        message_id: chosen by the sender, at most 128 characters. A second message of the same id within the queue's
+            duplicate-detection window is accepted and dropped, so sending again after an unclear failure is safe.
+        session_id: messages of one session are handled one at a time, in order. Required by a queue with sessions.
+        scheduled_enqueue_time: an aware time before which nobody receives the message.
+        time_to_live: after this the message is dead-lettered instead of delivered; None is the queue's own limit.
+    """
+
+    body: bytes
+    message_id: str
+    content_type: str = "application/json"
+    subject: str | None = None
+    correlation_id: str | None = None
+    session_id: str | None = None
+    application_properties: Mapping[str, Property] = field(default_factory=dict)
+    scheduled_enqueue_time: datetime | None = None
+    time_to_live: timedelta | None = None
+
+
+class Queue(Protocol):
+    """The sending side of one queue; what is sent comes back through a trigger."""
+
+    async def send(self, message: QueueMessage) -> None:
+        """Put a message on the queue; when this returns it survives the death of this process.
+
+        Raises:
+            QueueUnavailable: the queue was not reached; the message may or may not have been taken.
+            ValueError: the message can never be sent (no session id for a queue with sessions, too large).
+        """
+
+    async def close(self) -> None:
+        """Let go of connections and files. The queue opens them again if it is used again."""

@@ -1,0 +1,1 @@
+"""What is kept: documents, in memory, in SQLite, or in Cosmos DB."""
