@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agent_core.activity.activity import Activity
+from agent_core.activity.conversation_reference import (
+    ChannelAccount,
+    ConversationAccount,
+    ConversationParameters,
+    ConversationResourceResponse,
+    ResourceResponse,
+)
+from agent_core.errors import ChannelError
+from agent_core.proactive.queue import QueueMessage
+from agent_core.turn.channel_adapter import Agent, ChannelAdapter
+from agent_core.turn.claims_identity import ClaimsIdentity
+from agent_core.turn.turn_context import TurnContext
 
 
 class ManualClock:
     """A clock that moves only when told to; sleepers wake in the order of their times.
 
-        clock = ManualClock()
-        await clock.advance(timedelta(minutes=1))
+    clock = ManualClock()
+    await clock.advance(timedelta(minutes=1))
     """
 
     def __init__(self, start: datetime = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)) -> None:
@@ -20,9 +36,11 @@ class ManualClock:
         self._order = 0
 
     def now(self) -> datetime:
+        """The time it was moved to."""
         return self._now
 
     async def sleep(self, delay: timedelta) -> None:
+        """Return when the clock was moved by that much."""
         if delay <= timedelta(0):
             await asyncio.sleep(0)
             return
@@ -42,3 +60,125 @@ class ManualClock:
             for _ in range(3):
                 await asyncio.sleep(0)
         self._now = end
+
+
+class MemoryQueue:
+    """A work queue in memory: keeps what was sent, drops a message id that it has seen, delivers when asked."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.messages: list[QueueMessage] = []
+        self._clock = clock
+        self._seen: set[str] = set()
+
+    async def send(self, message: QueueMessage) -> None:
+        if message.message_id not in self._seen:
+            self._seen.add(message.message_id)
+            self.messages.append(message)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def take_due(self) -> list[QueueMessage]:
+        """Take out what may be received by now, in order; hand each to `agent.do_work`."""
+        now = self._clock.now()
+        due = [each for each in self.messages if (each.scheduled_enqueue_time or now) <= now]
+        self.messages = [each for each in self.messages if each not in due]
+        return due
+
+
+class TestAdapter(ChannelAdapter):
+    """A channel in memory: turns run through the real pipeline, and what they send is kept as a user would see it.
+
+        adapter = TestAdapter(clock)
+        agent = AgentApplication(adapter, MemoryStore(clock.now), MemoryQueue(clock))
+        assert await adapter.say(agent, "hello") == ["Hello!"]
+
+    Attributes:
+        messages: the messages the user sees, by id, in order, edits and deletions applied.
+        sent: every activity in the order it was sent.
+        failures: errors to raise for the next sends, edits or deletions, first one first; None lets one through.
+    """
+
+    __test__ = False  # its name is no test's
+
+    def __init__(self, clock: ManualClock, channel_id: str = "emulator", conversation_id: str = "c1") -> None:
+        super().__init__(clock.now)
+        self.messages: dict[str, Activity] = {}
+        self.sent: list[Activity] = []
+        self.failures: list[ChannelError | None] = []
+        self._channel_id = channel_id
+        self._conversation_id = conversation_id
+        self._count = 0
+
+    @property
+    def texts(self) -> list[str | None]:
+        """The texts the user sees."""
+        return [activity.text for activity in self.messages.values()]
+
+    def activity(self, activity_type: str = "message", **fields: Any) -> Activity:
+        """An activity as this channel would send it."""
+        self._count += 1
+        return Activity(
+            **{
+                "type": activity_type,
+                "id": f"in{self._count}",
+                "channel_id": self._channel_id,
+                "service_url": "https://smba.trafficmanager.net/test/",
+                "conversation": ConversationAccount(id=self._conversation_id),
+                "from_property": ChannelAccount(id="user", name="User"),
+                "recipient": ChannelAccount(id="agent", name="Agent"),
+                **fields,
+            }
+        )
+
+    async def say(self, agent: Agent, text: str) -> list[str | None]:
+        """Say something to the agent; returns the texts it answered with."""
+        before = len(self.sent)
+        await self.process(agent, self.activity(text=text))
+        return [activity.text for activity in self.sent[before:]]
+
+    async def process(self, agent: Agent, activity: Activity, identity: ClaimsIdentity | None = None) -> TurnContext:
+        """Run one turn; what it raises comes out. Returns its context, which is over."""
+        identity = identity or ClaimsIdentity(service_url_verified=True)
+        context = TurnContext(self, activity, now=self.now(), callbacks=agent.callbacks, identity=identity)
+        if not await agent.defer(activity, identity):
+            await self.run_turn(context, agent.on_turn, agent.on_turn_error)
+        return context
+
+    def own_identity(self) -> ClaimsIdentity:
+        return ClaimsIdentity({"aud": "agent"}, service_url_verified=True)
+
+    async def send_activities(self, context: TurnContext, activities: Sequence[Activity]) -> list[ResourceResponse]:
+        responses = []
+        for activity in activities:
+            self._fail_if_told()
+            self._count += 1
+            activity_id = f"out{self._count}"
+            self.sent.append(activity)
+            if activity.type == "message":
+                self.messages[activity_id] = activity
+            responses.append(ResourceResponse(id=activity_id))
+        return responses
+
+    async def update_activity(self, context: TurnContext, activity: Activity) -> ResourceResponse:
+        self._fail_if_told()
+        if activity.id not in self.messages:
+            raise ChannelError("No such activity", decision="gone", status=404)
+        self.messages[activity.id] = activity
+        return ResourceResponse(id=activity.id)
+
+    async def delete_activity(self, context: TurnContext, activity_id: str) -> None:
+        self._fail_if_told()
+        self.messages.pop(activity_id, None)
+
+    async def create_conversation(
+        self, service_url: str, parameters: ConversationParameters, identity: ClaimsIdentity
+    ) -> ConversationResourceResponse:
+        self._fail_if_told()
+        self._count += 1
+        return ConversationResourceResponse(id=f"created{self._count}")
+
+    def _fail_if_told(self) -> None:
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure

@@ -1,0 +1,266 @@
+"""The agent: its handlers, and what happens in a turn."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from agent_core.activity.activity import Activity, InvokeResponse
+from agent_core.errors import InvalidCallback, RouteError
+from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
+from agent_core.proactive.continuations import Continuations
+from agent_core.proactive.conversations import Conversations
+from agent_core.proactive.dead_letters import DeadLetters
+from agent_core.proactive.deliveries import Claim, Deliveries
+from agent_core.proactive.notifications import Notifications
+from agent_core.proactive.proactive import Proactive
+from agent_core.proactive.queue import Queue, QueueMessage
+from agent_core.proactive.schedules import Schedules
+from agent_core.proactive.work import WorkItem
+from agent_core.routes import Route, Routes, Selector, members, message, named, of_type, suggestion
+from agent_core.store.document_store import DocumentStore
+from agent_core.turn.channel_adapter import ChannelAdapter
+from agent_core.turn.claims_identity import ClaimsIdentity
+from agent_core.turn.turn_context import Callbacks, TurnContext
+from agent_core.turn.turn_state import Handler
+
+logger = logging.getLogger(__name__)
+
+H = TypeVar("H", bound=Handler)
+ErrorHandler = Callable[[TurnContext, Exception], Awaitable[None]]
+
+
+class AgentApplication:
+    """An agent.
+
+        agent = AgentApplication(services.adapter, services.store, services.queue)
+
+        @agent.message("hello")
+        async def hello(context: TurnContext, state: TurnState) -> None:
+            await context.send_activity("Hello!")
+
+    Every handler takes `(context, state)`. The first route that matches answers, in order of registration.
+
+    Attributes:
+        proactive: speak in stored conversations now, and create new ones.
+        notifications: speak at a time.
+        dead_letters: what could not be delivered, with the reasons.
+    """
+
+    def __init__(
+        self,
+        adapter: ChannelAdapter,
+        store: DocumentStore,
+        queue: Queue,
+        *,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        """`queue` is the agent's own work queue; its trigger calls `do_work`."""
+        self._adapter = adapter
+        self._queue = queue
+        self._new_id = new_id
+        self._routes = Routes()
+        self._error_handler: ErrorHandler | None = None
+        self._continuations = Continuations()
+        self._conversations = Conversations(store)
+        self.dead_letters = DeadLetters(store, adapter.now)
+        self._deliveries = Deliveries(store, queue, self.dead_letters, now=adapter.now, new_id=new_id)
+        self._expected = ExpectedCallbacks(store, self._continuations, now=adapter.now, new_id=new_id)
+        self.proactive = Proactive(
+            adapter, self._conversations, callbacks=self._expected, on_turn_error=self.on_turn_error
+        )
+        self._callbacks = CallbackReceiver(
+            self.proactive,
+            self._conversations,
+            self._continuations,
+            self._expected,
+            self._deliveries,
+            self.dead_letters,
+        )
+        self.notifications = Notifications(
+            Schedules(store),
+            queue,
+            self._conversations,
+            self._continuations,
+            self._deliveries,
+            self.dead_letters,
+            self.proactive,
+            new_id=new_id,
+        )
+
+    # -- handlers
+
+    def activity(self, activity_type: str, *, long_running: bool = False) -> Callable[[H], H]:
+        """Handle activities of a type, such as `typing` or `endOfConversation`."""
+        return self._route(of_type(activity_type), long_running)
+
+    def message(self, text: str | re.Pattern[str] | None = None, *, long_running: bool = False) -> Callable[[H], H]:
+        """Handle messages.
+
+            @agent.message("order laptop")                          # exactly this, in any case
+            @agent.message(re.compile(r"order (?P<what>\\w+)"))      # found in it: context.match["what"]
+            @agent.message()                                        # whatever nothing above answered
+
+        Args:
+            long_running: acknowledge the message at once and run the handler from the queue; the channel waits 15
+                seconds at most, and sends again what it thinks was lost.
+        """
+        return self._route(message(text), long_running)
+
+    def event(self, name: str | re.Pattern[str], *, long_running: bool = False) -> Callable[[H], H]:
+        """Handle events of a name."""
+        return self._route(named("event", name), long_running)
+
+    def invoke(self, name: str | re.Pattern[str]) -> Callable[[H], H]:
+        """Handle invokes of a name; what the handler returns (JSON or None) is the answer, with status 200.
+
+        Return an `InvokeResponse` for another status.
+        """
+        return self._route(named("invoke", name), False)
+
+    def members_added(self, handler: H) -> H:
+        """Handle that somebody joined; not called for the agent itself."""
+        return self._route(members("members_added"), False)(handler)
+
+    def members_removed(self, handler: H) -> H:
+        """Handle that somebody left; not called for the agent itself."""
+        return self._route(members("members_removed"), False)(handler)
+
+    def installation(self, handler: H) -> H:
+        """Handle that the agent was installed or removed; `context.activity.action` says which."""
+        return self._route(of_type("installationUpdate"), False)(handler)
+
+    def reaction(self, handler: H) -> H:
+        """Handle reactions to messages: `context.activity.reactions_added` and `.reactions_removed`."""
+        return self._route(of_type("messageReaction"), False)(handler)
+
+    def continuation(self, name: str) -> Callable[[H], H]:
+        """Handle callbacks and schedules that name this continuation; `context.activity.value` is what they bring.
+
+        Raises:
+            RouteError: another continuation has that name.
+        """
+
+        def register(handler: H) -> H:
+            self._continuations.add(name, handler)
+            return handler
+
+        return register
+
+    def error(self, handler: ErrorHandler) -> ErrorHandler:
+        """Handle what any other handler or a middleware raised: `async def handler(context, error)`.
+
+        Say something helpful and never the exception's text. The failure is logged either way, and what the failed
+        handler changed in the state is not saved.
+        """
+        if self._error_handler is not None:
+            raise RouteError("There is an @agent.error handler already; one answers for the whole agent")
+        self._error_handler = handler
+        return handler
+
+    def _route(self, selector: Selector, long_running: bool) -> Callable[[H], H]:
+        def register(handler: H) -> H:
+            self._routes.add(Route(selector, handler, long_running))
+            return handler
+
+        return register
+
+    # -- turns
+
+    @property
+    def callbacks(self) -> Callbacks:
+        """Where turns say that a callback is to come."""
+        return self._expected
+
+    async def on_turn(self, context: TurnContext) -> None:
+        """Run the first handler that matches, with its state; the conversation is kept either way."""
+        async with self._conversations.turn(context) as state:
+            found = self._routes.find(context.activity)
+            if found is None:
+                advice = suggestion(context.activity)
+                logger.info(
+                    "No handler for this %r activity; this would have caught it: %s", context.activity.type, advice
+                )
+                return
+            route, match = found
+            context.chosen(getattr(route.handler, "__name__", "a handler"), match)
+            answer = await route.handler(context, state)
+            if context.activity.type == "invoke":
+                context.invoke_response = (
+                    answer if isinstance(answer, InvokeResponse) else InvokeResponse(status=200, body=answer)
+                )
+
+    async def on_turn_error(self, context: TurnContext, error: Exception) -> None:
+        """Let the `@agent.error` handler speak; the caller logs the error itself."""
+        if self._error_handler is None:
+            return
+        try:
+            await self._error_handler(context, error)
+        except Exception:
+            logger.exception("The @agent.error handler failed as well")
+
+    async def defer(self, activity: Activity, identity: ClaimsIdentity) -> bool:
+        """Put a long-running turn on the work queue; False if this turn is none, and is to run now."""
+        found = self._routes.find(activity.without_mention_of_recipient())
+        if found is None or not found[0].long_running:
+            return False
+        parts = (activity.channel_id or "", activity.conversation_id, activity.id or self._new_id())
+        payload = {
+            "activity": activity.to_dict(),
+            "claims": identity.persisted(),
+            "serviceUrlVerified": identity.service_url_verified,
+        }
+        try:
+            await self._queue.send(WorkItem("turn", "turn:" + ":".join(parts), payload).to_message())
+        except ValueError:
+            # An activity that does not fit into a queue message can still be handled here and now.
+            logger.warning("Activity %r is too large for the work queue; its turn runs at once", activity.id)
+            return False
+        return True
+
+    # -- what the triggers bring
+
+    async def receive_callback(self, message: QueueMessage) -> None:
+        """A message of the callback queue: continue its conversation, or keep it as a dead letter.
+
+        Raises:
+            AgentError: the store or the queue was not reached; the message must be delivered again.
+        """
+        await self._callbacks.receive(message)
+
+    async def do_work(self, message: QueueMessage) -> None:
+        """A message of the agent's own work queue. Raises like `receive_callback`."""
+        try:
+            item = WorkItem.from_message(message)
+        except InvalidCallback as error:
+            await self.dead_letters.add(
+                key=f"work:{message.message_id}",
+                what="work",
+                reason=error.reason,
+                explanation=str(error),
+                payload=message.body,
+            )
+            logger.warning("Delivery: work dead (%s), message %r", error.reason, message.message_id)
+            return
+        if item.kind == "callback":
+            await self._callbacks.work_on(item)
+        elif item.kind == "occurrence":
+            await self.notifications.work_on(item)
+        else:
+            await self._run_deferred_turn(item)
+
+    async def _run_deferred_turn(self, item: WorkItem) -> None:
+        activity = Activity.from_dict(item.payload["activity"])
+        identity = ClaimsIdentity(item.payload["claims"], item.payload["serviceUrlVerified"])
+
+        async def run(claim: Claim) -> None:
+            context = TurnContext(
+                self._adapter, activity, now=self._adapter.now(), callbacks=self._expected, identity=identity
+            )
+            self._deliveries.watch(claim, context)
+            await self._adapter.run_turn(context, self.on_turn, self.on_turn_error)
+
+        await self._deliveries.deliver(item, activity.conversation_id, run, what="long-running turn")

@@ -1,0 +1,110 @@
+"""The command line: plays an external system's part, and shows what could not be done."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from agent_core.activity.wire import dump
+from agent_core.errors import AgentError, SettingsError
+from agent_core.hosting import clock
+from agent_core.hosting.azure_services import AzureServices
+from agent_core.hosting.settings import SERVICE_BUS, Settings
+from agent_core.proactive.dead_letters import DeadLetters
+from agent_core.proactive.queue import QueueMessage
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code: 0 done, 1 not done (the reason is on stderr), 2 wrong use."""
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    options = _parser().parse_args(arguments)
+    # Whoever types commands is at a developer's machine, unless the environment says otherwise.
+    settings = Settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", **os.environ})
+    try:
+        asyncio.run(_run(options, AzureServices(settings)))
+    except (AgentError, ValueError) as error:
+        print(f"Not done: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m agent_core",
+        description="Works on the embedded queue and store under .local, or on Azure where "
+        "ServiceBusConnection and CosmosConnection are set.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    publish = commands.add_parser("publish", help="put a callback on the queue, as an external system does")
+    publish.add_argument("continuation", help="the name given to @agent.continuation")
+    publish.add_argument("--conversation", required=True, metavar="ID", help="the conversation to continue")
+    publish.add_argument("--channel", metavar="ID", help="its channel, where several have a conversation of that id")
+    publish.add_argument("--value", type=_json, metavar="JSON", help="what the continuation finds in activity.value")
+    publish.add_argument("--ticket", help="the ticket that context.expect_callback gave out")
+    publish.add_argument("--id", help="the callback's own id: publishing the same id twice has one effect")
+    publish.set_defaults(run=_publish)
+
+    dead_letters = commands.add_parser("dead-letters", help="list what could not be done, with the reasons")
+    dead_letters.add_argument("action", nargs="?", choices=["list"], default="list")
+    dead_letters.add_argument("--json", action="store_true", help="one JSON object a line, payloads included")
+    dead_letters.set_defaults(run=_list_dead_letters)
+    return parser
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}. A text needs its quotes, as in '\"text\"'") from error
+
+
+async def _run(options: argparse.Namespace, services: AzureServices) -> None:
+    try:
+        await options.run(options, services)
+    finally:
+        await services.close()
+
+
+async def _publish(options: argparse.Namespace, services: AzureServices) -> None:
+    settings = services.settings
+    if not settings.has_service_bus and not (settings.local_data / "queues.db").exists():
+        # A message in a queue that nobody reads would be as good as lost.
+        raise SettingsError(
+            f"No local engine has run here: there is no {settings.local_data / 'queues.db'}. "
+            f"Run this in the folder of `make run`, or set {SERVICE_BUS}."
+        )
+    callback_id = options.id or uuid.uuid4().hex
+    body = {
+        "id": callback_id,
+        "conversationId": options.conversation,
+        "channelId": options.channel,
+        "continuation": options.continuation,
+        "ticket": options.ticket,
+        "value": options.value,
+    }
+    present = {key: value for key, value in body.items() if value is not None}
+    await services.callbacks.send(QueueMessage(dump(present), message_id=callback_id, subject=options.continuation))
+    print(f"Published {options.continuation!r} as {callback_id} to {settings.get('CALLBACK_QUEUE')}")
+
+
+async def _list_dead_letters(options: argparse.Namespace, services: AzureServices) -> None:
+    found = False
+    async for letter in DeadLetters(services.store, clock.now).list():
+        found = True
+        if options.json:
+            print(json.dumps(letter.to_dict(), ensure_ascii=False))
+        else:
+            print(
+                f"{letter.created:%Y-%m-%d %H:%M:%S}Z  {letter.reason:<22} {letter.what}  "
+                f"conversation {letter.conversation or '-'!r}  key {letter.key!r}\n    {letter.explanation}"
+            )
+    if not found and not options.json:
+        print("No dead letters.")

@@ -1,0 +1,65 @@
+"""Between Azure Functions and the agent: turns what a trigger brings into what the agent takes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import azure.functions as func
+
+from agent_core.agent_application import AgentApplication
+from agent_core.channel.cloud_adapter import HttpRequest
+from agent_core.hosting import clock
+from agent_core.hosting.azure_services import AzureServices
+from agent_core.proactive.queue import Property, QueueMessage
+
+
+class FunctionsHost:
+    """What the functions of an app call, one method for each trigger.
+
+    For a queue trigger, returning means that the message is settled and raising that it is to be delivered again.
+    """
+
+    def __init__(self, agent: AgentApplication, services: AzureServices) -> None:
+        self._agent = agent
+        self.services = services
+
+    async def process_activity(self, request: func.HttpRequest) -> func.HttpResponse:
+        """An activity of a channel: run its turn. Never raises for what a request or a handler does."""
+        answer = await self.services.adapter.process_activity(_request(request), self._agent)
+        return func.HttpResponse(answer.body, status_code=answer.status, headers=dict(answer.headers))
+
+    async def continue_conversation(self, message: func.ServiceBusMessage) -> None:
+        """A message of the callback queue: continue the conversation it names."""
+        await self._agent.receive_callback(_message(message))
+
+    async def do_work(self, message: func.ServiceBusMessage) -> None:
+        """A message of the work queue, which the agent sent itself."""
+        await self._agent.do_work(_message(message))
+
+    async def send_due_notifications(self) -> None:
+        """The timer's tick: hand every notification that is due over to the work queue."""
+        await self._agent.notifications.send_due(clock.now())
+
+
+def _request(request: func.HttpRequest) -> HttpRequest:
+    headers: Mapping[str, str] = request.headers
+    return HttpRequest(
+        request.method,
+        request.url,
+        {str(name).lower(): str(value) for name, value in headers.items()},
+        request.get_body(),
+    )
+
+
+def _message(message: func.ServiceBusMessage) -> QueueMessage:
+    properties: dict[str, Property] = dict(message.application_properties or {})
+    return QueueMessage(
+        body=message.get_body(),
+        # A publisher need not give an id; the number that the queue gives is unique in it.
+        message_id=message.message_id or f"sequence-{message.sequence_number}",
+        content_type=message.content_type or "",
+        subject=message.subject,
+        correlation_id=message.correlation_id,
+        session_id=message.session_id,
+        application_properties=properties,
+    )

@@ -1,0 +1,90 @@
+"""What the agent sends itself through its work queue: long-running turns, due occurrences, work to try again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from agent_core.activity.wire import dump, parse_object
+from agent_core.errors import BadActivity, InvalidCallback
+from agent_core.proactive.queue import QueueMessage
+
+Kind = Literal["callback", "occurrence", "turn"]
+KINDS: tuple[Kind, ...] = ("callback", "occurrence", "turn")
+
+# How long after which failed attempt the next one is made; after the last, the work is a dead letter.
+LADDER = tuple(timedelta(seconds=seconds) for seconds in (1, 5, 30, 120, 600, 3600))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """A piece of work on the queue.
+
+    Attributes:
+        key: what makes it the same work: a second item of the same key has no second effect.
+        payload: what the kind needs, as JSON.
+        attempt: 1 for the first; waiting because the channel throttles does not count.
+        wait: how often it was put back without counting as an attempt.
+    """
+
+    kind: Kind
+    key: str
+    payload: dict[str, Any]
+    attempt: int = 1
+    wait: int = 0
+
+    def to_message(self, at: datetime | None = None) -> QueueMessage:
+        """The queue message, to be received not before `at`.
+
+        Its id is made from the key and the attempt, so sending it twice puts it on the queue once.
+        """
+        body = dump(
+            {
+                "kind": self.kind,
+                "key": self.key,
+                "payload": self.payload,
+                "attempt": self.attempt,
+                "wait": self.wait,
+            }
+        )
+        digest = hashlib.sha256(self.key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+        return QueueMessage(
+            body,
+            message_id=f"{self.kind}-{digest}-{self.attempt}-{self.wait}",
+            subject=self.kind,
+            scheduled_enqueue_time=at,
+        )
+
+    @classmethod
+    def from_message(cls, message: QueueMessage) -> WorkItem:
+        """Raises InvalidCallback if this is none of ours."""
+        try:
+            body = parse_object(message.body)
+        except BadActivity as error:
+            raise InvalidCallback(str(error), reason=error.code) from error
+        kind, key, payload = body.get("kind"), body.get("key"), body.get("payload")
+        attempt, wait = body.get("attempt"), body.get("wait")
+        if (
+            kind not in KINDS
+            or not isinstance(key, str)
+            or not isinstance(payload, dict)
+            or not isinstance(attempt, int)
+            or not isinstance(wait, int)
+        ):
+            raise InvalidCallback(
+                "The work queue is for what the agent sends itself; publish callbacks to the callback queue",
+                reason="NotWork",
+            )
+        return cls(kind, key, payload, attempt, wait)
+
+    def next_attempt(self) -> tuple[WorkItem, timedelta] | None:
+        """The item to try next and how long to wait, or None when it was tried often enough."""
+        if self.attempt > len(LADDER):
+            return None
+        return replace(self, attempt=self.attempt + 1), LADDER[self.attempt - 1]
+
+    def put_back(self) -> WorkItem:
+        """The same attempt, later."""
+        return replace(self, wait=self.wait + 1)

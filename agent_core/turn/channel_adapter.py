@@ -1,0 +1,117 @@
+"""Where turns meet a channel: the pipeline every turn runs through, and the calls an adapter for a channel makes."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Protocol, Self
+
+from agent_core.activity.activity import Activity
+from agent_core.activity.conversation_reference import (
+    ConversationParameters,
+    ConversationResourceResponse,
+    ResourceResponse,
+)
+from agent_core.turn.claims_identity import ClaimsIdentity
+from agent_core.turn.middleware import Middleware, MiddlewareSet
+from agent_core.turn.turn_context import Callbacks, TurnContext
+
+logger = logging.getLogger(__name__)
+
+TurnLogic = Callable[[TurnContext], Awaitable[None]]
+TurnErrorHandler = Callable[[TurnContext, Exception], Awaitable[None]]
+
+
+class Agent(Protocol):
+    """What an adapter needs to know of the agent."""
+
+    @property
+    def callbacks(self) -> Callbacks:
+        """Where its turns say that a callback is to come."""
+
+    async def on_turn(self, context: TurnContext) -> None:
+        """Handle one activity."""
+
+    async def on_turn_error(self, context: TurnContext, error: Exception) -> None:
+        """A turn failed with this; tell the user, if anything."""
+
+    async def defer(self, activity: Activity, identity: ClaimsIdentity) -> bool:
+        """Put the turn on the queue if it would take too long here; False: run it now."""
+
+
+class ChannelAdapter(ABC):
+    """Runs turns, and carries what they send to one kind of service.
+
+    Args:
+        now: tells the time; the turns' `context.now` comes from here.
+    """
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self.now = now
+        self._middleware = MiddlewareSet()
+
+    def use(self, *middleware: Middleware) -> Self:
+        """Put middleware around every turn, inbound and proactive; the first one is outermost."""
+        self._middleware.use(*middleware)
+        return self
+
+    async def run_turn(self, context: TurnContext, logic: TurnLogic, on_error: TurnErrorHandler) -> None:
+        """Run `logic` inside the middleware, as one turn; logs one line.
+
+        Whatever a middleware or the logic raises goes to `on_error`, while the context can still send, and then out
+        of here: the caller decides whether the work is tried again.
+        """
+
+        async def inner() -> None:
+            await logic(context)
+
+        outcome = "failed"
+        try:
+            try:
+                await self._middleware.on_turn(context, inner)
+            except Exception as error:
+                await on_error(context, error)
+                raise
+            outcome = f"handled by {context.handled_by}" if context.handled_by else "not handled"
+        finally:
+            context.end()
+            milliseconds = round((self.now() - context.now).total_seconds() * 1000)
+            activity = context.activity
+            # %r, because ids come from outside and may hold line breaks.
+            logger.info(
+                "Turn: %r %s in %d ms, channel %r, conversation %r, activity %r",
+                activity.type if activity.type != "event" else activity.name,
+                outcome,
+                milliseconds,
+                activity.channel_id,
+                activity.conversation_id,
+                activity.id,
+            )
+
+    @abstractmethod
+    def own_identity(self) -> ClaimsIdentity:
+        """As whom the agent begins a conversation that nobody called it into."""
+
+    @abstractmethod
+    async def send_activities(self, context: TurnContext, activities: Sequence[Activity]) -> list[ResourceResponse]:
+        """Send in this order, each after the one before was accepted; one response for each."""
+
+    @abstractmethod
+    async def update_activity(self, context: TurnContext, activity: Activity) -> ResourceResponse:
+        """Put this in the place of the activity with `activity.id`."""
+
+    @abstractmethod
+    async def delete_activity(self, context: TurnContext, activity_id: str) -> None:
+        """Take it back."""
+
+    @abstractmethod
+    async def create_conversation(
+        self, service_url: str, parameters: ConversationParameters, identity: ClaimsIdentity
+    ) -> ConversationResourceResponse:
+        """Create a conversation through that service.
+
+        Raises:
+            ChannelError: the channel did not create it.
+        """

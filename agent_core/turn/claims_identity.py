@@ -1,0 +1,27 @@
+"""Who is calling, as far as a verified token says, and what of that may be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# What a stored conversation may know of the caller; the same seven that the Agents SDKs keep. Not kept: `exp`, `nbf`,
+# `serviceurl`, signatures: a stored identity says where to send and as whom, it proves nothing.
+PERSISTED_CLAIMS = ("aud", "azp", "appid", "idtyp", "ver", "iss", "tid")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsIdentity:
+    """The caller of a turn.
+
+    Attributes:
+        claims: of the validated token; empty for a local development channel.
+        service_url_verified: the activity's serviceUrl was the one in the validated token.
+    """
+
+    claims: Mapping[str, str] = field(default_factory=dict, repr=False)
+    service_url_verified: bool = False
+
+    def persisted(self) -> dict[str, str]:
+        """The claims that may be stored."""
+        return {name: self.claims[name] for name in PERSISTED_CLAIMS if name in self.claims}

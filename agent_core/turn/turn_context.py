@@ -1,0 +1,230 @@
+"""One turn as its handler sees it: what came in, and the ways to answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, Protocol
+
+from agent_core.activity.activity import Activity, InvokeResponse
+from agent_core.activity.channels import Channel, channel_of
+from agent_core.activity.conversation_reference import ConversationReference, ResourceResponse
+from agent_core.activity.message_factory import MessageFactory
+from agent_core.errors import NotSupported, TurnEnded
+from agent_core.turn.claims_identity import ClaimsIdentity
+
+SendHook = Callable[
+    ["TurnContext", Sequence[Activity], Callable[[Sequence[Activity]], Awaitable[list[ResourceResponse]]]],
+    Awaitable[list[ResourceResponse]],
+]
+UpdateHook = Callable[
+    ["TurnContext", Activity, Callable[[Activity], Awaitable[ResourceResponse]]], Awaitable[ResourceResponse]
+]
+DeleteHook = Callable[["TurnContext", str, Callable[[str], Awaitable[None]]], Awaitable[None]]
+
+
+class Sender(Protocol):
+    """What carries a turn's answers to the channel, or collects them."""
+
+    async def send_activities(self, context: TurnContext, activities: Sequence[Activity]) -> list[ResourceResponse]:
+        """Send in this order, each after the one before was accepted; one response for each."""
+
+    async def update_activity(self, context: TurnContext, activity: Activity) -> ResourceResponse:
+        """Put this in the place of the activity with `activity.id`."""
+
+    async def delete_activity(self, context: TurnContext, activity_id: str) -> None:
+        """Take it back."""
+
+
+class CallbackTicket(Protocol):
+    """What an external system has to send back to continue the conversation."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON to hand over: the callback message, but for its `value`."""
+
+
+class Callbacks(Protocol):
+    """Where a turn says that an external system will continue it."""
+
+    async def expect(self, context: TurnContext, continuation: str, replaces: str | None) -> CallbackTicket:
+        """Remember, durably, that this callback is to come."""
+
+
+class TurnContext:
+    """One turn: the activity, and ways to answer it. Good until the turn ends, and not a moment longer.
+
+    Attributes:
+        activity: what came in, mentions of the agent removed from its text.
+        identity: who sent it.
+        now: when the turn began, aware, UTC.
+        invoke_response: the answer to an invoke activity, from the handler's return value.
+        handled_by: the name of the handler that was chosen, None if there was none.
+        responded: whether something was sent.
+        proactive: the agent itself began this turn; `activity` is then a continuation event that no channel sent.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        activity: Activity,
+        *,
+        now: datetime,
+        callbacks: Callbacks | None = None,
+        identity: ClaimsIdentity | None = None,
+        proactive: bool = False,
+    ) -> None:
+        self.activity = activity.without_mention_of_recipient()
+        self.identity = identity or ClaimsIdentity()
+        self.now = now
+        self._match: re.Match[str] | None = None
+        self.invoke_response: InvokeResponse | None = None
+        self.handled_by: str | None = None
+        self.responded = False
+        self.proactive = proactive
+        self._sender = sender
+        self._callbacks = callbacks
+        self._ended = False
+        self._send_hooks: list[SendHook] = []
+        self._update_hooks: list[UpdateHook] = []
+        self._delete_hooks: list[DeleteHook] = []
+
+    @property
+    def conversation(self) -> ConversationReference:
+        """Where this turn takes place: hand it to `agent.notifications.schedule` or `agent.proactive`."""
+        return self.activity.get_conversation_reference().replace(activity_id=None, delivery_mode=None)
+
+    @property
+    def match(self) -> re.Match[str]:
+        """What the route's regular expression found; NotSupported for a handler that was chosen by other means."""
+        if self._match is None:
+            raise NotSupported(
+                "context.match is for handlers of @agent.message(re.compile(…)); this one was not chosen by "
+                "a regular expression"
+            )
+        return self._match
+
+    def chosen(self, handled_by: str, match: re.Match[str] | None = None) -> None:
+        """Note which handler was chosen, and by what; called by the application."""
+        self.handled_by = handled_by
+        self._match = match
+
+    @property
+    def channel(self) -> Channel:
+        """What this channel can do; ask before trying."""
+        products = (entity for entity in self.activity.entities if entity.type == "ProductInfo")
+        product = next(products, None)
+        return channel_of(self.activity.channel_id, product.to_dict().get("id") if product else None)
+
+    async def send_activity(self, activity: Activity | str) -> ResourceResponse:
+        """Send a text (Markdown) or an activity to this conversation.
+
+        Returns:
+            The new activity's id; None in it where the channel gave none (Teams, for some).
+
+        Raises:
+            ChannelError: the channel did not take it; its `decision` says what that calls for.
+            TurnEnded: the turn is over.
+        """
+        return (await self.send_activities([activity]))[0]
+
+    async def send_activities(self, activities: Sequence[Activity | str]) -> list[ResourceResponse]:
+        """Send several in this order; the first that fails ends it, and what was sent before stays sent."""
+        self._check_running()
+        reference = self.activity.get_conversation_reference()
+        outgoing = [_as_activity(each).addressed_to(reference) for each in activities]
+        send = partial(self._sender.send_activities, self)
+        for hook in reversed(self._send_hooks):
+            send = partial(_with_hook, hook, self, send)
+        responses = await send(outgoing)
+        self.responded = self.responded or bool(responses)
+        return responses
+
+    async def update_activity(self, activity: Activity) -> ResourceResponse:
+        """Edit the message with `activity.id`; an edit may be repeated without harm.
+
+        Raises:
+            NotSupported: the channel cannot edit messages (`context.channel.supports_update`).
+            ChannelError: see `send_activity`.
+        """
+        self._check_running()
+        if not activity.id:
+            raise ValueError("An update needs the id of the activity to edit: activity.replace(id=response.id)")
+        if not self.channel.supports_update:
+            raise NotSupported(f"Channel {self.channel.id!r} cannot edit messages; ask context.channel.supports_update")
+        addressed = activity.addressed_to(self.conversation).replace(id=activity.id)
+        update: Callable[[Activity], Awaitable[ResourceResponse]] = partial(self._sender.update_activity, self)
+        for hook in reversed(self._update_hooks):
+            update = partial(_with_hook, hook, self, update)
+        return await update(addressed)
+
+    async def delete_activity(self, activity_id: str) -> None:
+        """Delete a message of the agent's own.
+
+        Raises:
+            NotSupported: the channel cannot delete messages (`context.channel.supports_delete`).
+            ChannelError: see `send_activity`.
+        """
+        self._check_running()
+        if not self.channel.supports_delete:
+            raise NotSupported(
+                f"Channel {self.channel.id!r} cannot delete messages; ask context.channel.supports_delete"
+            )
+        delete: Callable[[str], Awaitable[None]] = partial(self._sender.delete_activity, self)
+        for hook in reversed(self._delete_hooks):
+            delete = partial(_with_hook, hook, self, delete)
+        await delete(activity_id)
+
+    async def expect_callback(self, continuation: str, *, replaces: ResourceResponse | None = None) -> CallbackTicket:
+        """Say that an external system will continue this conversation with `@agent.continuation(continuation)`.
+
+        The expectation is stored, with the conversation, before this returns: hand out the ticket afterwards, and no
+        answer can come too early.
+
+        Args:
+            continuation: the name of the continuation.
+            replaces: what `send_activity` returned for a placeholder; the continuation's first message then edits it.
+                Ignored on a channel that cannot edit, where the answer comes as a new message.
+
+        Raises:
+            ContinuationNotFound: no continuation has that name.
+            StoreUnavailable: it could not be stored; do not hand out anything.
+        """
+        self._check_running()
+        if self._callbacks is None:
+            raise NotSupported("This context was built without callbacks; run the turn through an AgentApplication")
+        return await self._callbacks.expect(self, continuation, replaces.id if replaces else None)
+
+    def on_send_activities(self, hook: SendHook) -> None:
+        """Wrap every send of this turn in `hook(context, activities, next)`; the hook added first is outermost."""
+        self._send_hooks.append(hook)
+
+    def on_update_activity(self, hook: UpdateHook) -> None:
+        """Wrap every update of this turn in `hook(context, activity, next)`."""
+        self._update_hooks.append(hook)
+
+    def on_delete_activity(self, hook: DeleteHook) -> None:
+        """Wrap every delete of this turn in `hook(context, activity_id, next)`."""
+        self._delete_hooks.append(hook)
+
+    def end(self) -> None:
+        """The turn is over; called by the adapter."""
+        self._ended = True
+
+    def _check_running(self) -> None:
+        if self._ended:
+            raise TurnEnded(
+                "This turn is over, its context cannot be used any more. To speak later, keep context.conversation and "
+                "use agent.proactive.send_activity or agent.notifications.schedule."
+            )
+
+
+async def _with_hook(hook: Callable[..., Awaitable[Any]], context: TurnContext, inner: Any, outgoing: Any) -> Any:
+    return await hook(context, outgoing, inner)
+
+
+def _as_activity(activity: Activity | str) -> Activity:
+    if isinstance(activity, str):
+        return MessageFactory.text(activity)
+    return activity if activity.type else activity.replace(type="message")
