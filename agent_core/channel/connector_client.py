@@ -6,6 +6,7 @@ https://learn.microsoft.com/azure/bot-service/rest-api/bot-framework-rest-connec
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -138,12 +139,10 @@ class ConnectorClient:
         if not text:
             return None
         try:
-            return timedelta(seconds=max(0.0, float(text)))
-        except (ValueError, OverflowError):
-            pass
-        try:
+            if re.fullmatch(r"-?\d+(\.\d+)?", text):
+                return timedelta(seconds=max(0.0, float(text)))
             date = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         date = date if date.tzinfo else date.replace(tzinfo=UTC)
         return max(timedelta(0), date - self._now())

@@ -130,7 +130,7 @@ class HttpClient:
             pool.room.release()
 
     async def close(self) -> None:
-        """Close every idle connection. Used again, the client opens again."""
+        """Close the connections, those under way at the end of their request. Used again, the client opens again."""
         pool, self._pool = self._pool, None
         if pool and pool.loop is asyncio.get_running_loop():
             await pool.close()
@@ -202,6 +202,7 @@ class _Pool:
         self._tls = tls
         self._limit = limit
         self._open = 0
+        self._closed = False
         self._idle: defaultdict[_Origin, deque[httpcore.AsyncHTTPConnection]] = defaultdict(deque)
         self._gone: list[httpcore.AsyncHTTPConnection] = []
         # Named, so that httpcore does not look for the async library each time.
@@ -217,20 +218,21 @@ class _Pool:
                 return connection
             self._discard(connection)
         self._make_room()
-        self._open += 1
         scheme, host, port = origin
         secure = scheme == b"https"
-        return httpcore.AsyncHTTPConnection(
+        connection = httpcore.AsyncHTTPConnection(
             httpcore.Origin(scheme, host, port or (443 if secure else 80)),
             ssl_context=self._tls() if secure else None,
             keepalive_expiry=_KEEP_ALIVE_SECONDS,
             network_backend=self._network,
         )
+        self._open += 1
+        return connection
 
     def give_back(self, origin: _Origin, connection: httpcore.AsyncHTTPConnection) -> None:
         """Keep the connection if it can carry another request."""
         # One that never came about calls itself idle, and closed.
-        if not connection.is_idle() or connection.is_closed():
+        if self._closed or not connection.is_idle() or connection.is_closed():
             self._discard(connection)
             return
         idle = self._idle[origin]
@@ -244,6 +246,8 @@ class _Pool:
             await self._gone.pop().aclose()
 
     async def close(self) -> None:
+        """Close the idle connections, and each of the others at the end of its request."""
+        self._closed = True
         for idle in self._idle.values():
             while idle:
                 self._discard(idle.pop())
