@@ -1,0 +1,116 @@
+"""Which service the settings choose, and that choosing waits until it is used."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import azure.functions as func
+import pytest
+
+from agent_core.agent_application import AgentApplication
+from agent_core.errors import SettingsError
+from agent_core.hosting.azure_services import AzureServices
+from agent_core.hosting.functions_host import FunctionsHost
+from agent_core.hosting.settings import CLIENT_ID, CLIENT_SECRET, TENANT_ID, Settings
+from agent_core.proactive.queue import QueueMessage
+from agent_core.store.document_store import CONVERSATIONS
+
+ROOT = Path(__file__).parent.parent.parent
+COSMOS = "AccountEndpoint=https://x.documents.azure.com/;AccountKey=c2VjcmV0;"
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[AzureServices]:
+    services = AzureServices(
+        Settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "AGENT_LOCAL_DATA": str(tmp_path / "data")})
+    )
+    yield services
+    await services.close()
+
+
+async def test_development_without_connections_keeps_everything_in_files(
+    local: AzureServices, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not (tmp_path / "data").exists(), "building the services touches nothing"
+    for _ in range(2):
+        await local.store.read(CONVERSATIONS, "p", "i")
+    await local.queue.send(QueueMessage(b"{}", "m"))
+    assert sorted(path.name for path in (tmp_path / "data").glob("*.db")) == ["documents.db", "queues.db"]
+    assert caplog.text.count("Without CosmosConnection") == 1
+
+
+async def test_in_azure_a_missing_connection_is_an_error_and_never_a_file(tmp_path: Path) -> None:
+    services = AzureServices(Settings({"AGENT_LOCAL_DATA": str(tmp_path / "data")}))
+    with pytest.raises(SettingsError, match="CosmosConnection__accountEndpoint"):
+        await services.store.read(CONVERSATIONS, "p", "i")
+    with pytest.raises(SettingsError, match="ServiceBusConnection__fullyQualifiedNamespace"):
+        await services.queue.send(QueueMessage(b"{}", "m"))
+    assert not (tmp_path / "data").exists()
+    await services.close()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"CosmosConnection": COSMOS},
+        {"CosmosConnection__accountEndpoint": "https://x.documents.azure.com/", "CosmosConnection__clientId": "i"},
+    ],
+)
+async def test_a_connection_to_cosmos_db_is_used_where_there_is_one(settings: dict[str, str]) -> None:
+    services = AzureServices(Settings(settings))
+    assert type(services._open_store()).__name__ == "CosmosStore"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ServiceBusConnection": "Endpoint=sb://x.servicebus.windows.net;SharedAccessKeyName=n;SharedAccessKey=k"},
+        {"ServiceBusConnection__fullyQualifiedNamespace": "x.servicebus.windows.net"},
+    ],
+)
+async def test_a_connection_to_service_bus_is_used_where_there_is_one(settings: dict[str, str]) -> None:
+    services = AzureServices(Settings(settings))
+    assert type(services._open_queue("WORK_QUEUE")).__name__ == "ServiceBusQueue"
+
+
+async def test_an_app_id_brings_a_validator_and_its_own_token() -> None:
+    services = AzureServices(Settings({CLIENT_ID: "app", CLIENT_SECRET: "s", TENANT_ID: "t"}))
+    assert services._identity.validator is not None
+    assert services.adapter.own_identity().claims == {"aud": "app"}
+    assert services._connector is services._connector
+
+
+async def test_readiness_says_what_is_missing(local: AzureServices) -> None:
+    async def ready(services: AzureServices) -> func.HttpResponse:
+        from agent_core.hosting.http_api import http_api
+
+        host = FunctionsHost(AgentApplication(services.adapter, services.store, services.queue), services)
+        app = func.FunctionApp()
+        app.register_functions(http_api(host))
+        (function,) = [each for each in app.get_functions() if each.get_function_name() == "ready"]
+        request = func.HttpRequest(method="GET", url="http://localhost/api/health/ready", body=b"")
+        answer = await function.get_user_function()(request)
+        assert isinstance(answer, func.HttpResponse)
+        return answer
+
+    assert (await ready(local)).status_code == 200
+    unset = await ready(AzureServices(Settings({})))
+    assert unset.status_code == 503
+    assert CLIENT_ID in unset.get_body().decode()
+
+
+def test_importing_the_app_loads_no_azure_client_and_reads_no_setting() -> None:
+    """A cold start pays for every import; each of these costs about as much as all of the rest."""
+    script = (
+        "import os, sys\n"
+        "read = []\n"
+        "get = os.environ.get\n"
+        "os.environ.__class__.get = lambda self, name, default=None: (read.append(name), get(name, default))[1]\n"
+        "import function_app\n"
+        "heavy = ('azure.cosmos', 'azure.servicebus', 'azure.identity', 'msal', 'jwt', 'cryptography', 'aiohttp')\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+        "print([name for name in read if 'CONNECTION' in name.upper()])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == ["[]", "[]"]
