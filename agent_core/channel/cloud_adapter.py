@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import (
@@ -15,8 +15,6 @@ from agent_core.activity.conversation_reference import (
     ResourceResponse,
 )
 from agent_core.activity.wire import dump
-from agent_core.channel.connector_client import ConnectorClient
-from agent_core.channel.token_validator import TokenValidator
 from agent_core.channel.url_guard import UrlGuard, is_loopback
 from agent_core.errors import (
     BadActivity,
@@ -25,11 +23,15 @@ from agent_core.errors import (
     NotSupported,
     QueueUnavailable,
     SettingsError,
-    StoreUnavailable,
+    StoreError,
 )
 from agent_core.turn.channel_adapter import Agent, ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.turn_context import TurnContext
+
+if TYPE_CHECKING:  # loaded with the first request, so that a cold start is spared them
+    from agent_core.channel.connector_client import ConnectorClient
+    from agent_core.channel.token_validator import TokenValidator
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +136,7 @@ class CloudAdapter(ChannelAdapter):
             return _error(500, "NotConfigured", str(error))
         except Exception as error:
             logger.exception("The turn of activity %r failed", activity.id)
-            if isinstance(error, (StoreUnavailable, QueueUnavailable)) and not context.responded:
+            if isinstance(error, (StoreError, QueueUnavailable)) and not context.responded:
                 return _error(503, "Unavailable", "The agent cannot work right now; try again", {"retry-after": "5"})
             return (
                 _error(500, "TurnFailed", "The turn failed; the agent's log says why") if waits else HttpResponse(202)

@@ -5,14 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from agent_core.channel.cloud_adapter import AgentIdentity, CloudAdapter
-from agent_core.channel.connector_client import ConnectorClient
-from agent_core.channel.http_client import HttpClient
-from agent_core.channel.signing_keys import SigningKeys
-from agent_core.channel.token_provider import AppCredentials, MsalTokenProvider
-from agent_core.channel.token_validator import TokenValidator
 from agent_core.channel.url_guard import UrlGuard
 from agent_core.errors import SettingsError
 from agent_core.hosting import clock
@@ -20,6 +15,10 @@ from agent_core.hosting.managed_identity import ManagedIdentityCredential
 from agent_core.hosting.settings import CLIENT_SECRET, COSMOS, SERVICE_BUS, TENANT_ID, Settings, missing_connection
 from agent_core.proactive.queue import Queue
 from agent_core.store.document_store import DocumentStore
+
+if TYPE_CHECKING:  # loaded on first use, so that a cold start is spared them
+    from agent_core.channel.connector_client import ConnectorClient
+    from agent_core.channel.http_client import HttpClient
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +46,23 @@ class AzureServices:
         self.store = cast(DocumentStore, _OnFirstUse(self._open_store))
         self.queue = cast(Queue, _OnFirstUse(lambda: self._open_queue("WORK_QUEUE")))
         self.callbacks = cast(Queue, _OnFirstUse(lambda: self._open_queue("CALLBACK_QUEUE")))
-        self._http = HttpClient()
+        self._http_client: HttpClient | None = None
+
+    @property
+    def _http(self) -> HttpClient:
+        from agent_core.channel.http_client import HttpClient
+
+        self._http_client = self._http_client or HttpClient()
+        return self._http_client
 
     @cached_property
     def _identity(self) -> AgentIdentity:
         app_id = self.settings.app_id
         if app_id is None:
             return AgentIdentity(None, None)
+        from agent_core.channel.signing_keys import SigningKeys
+        from agent_core.channel.token_validator import TokenValidator
+
         return AgentIdentity(app_id, TokenValidator(app_id, SigningKeys(self._http, clock.now), clock.now))
 
     @cached_property
@@ -62,6 +71,9 @@ class AzureServices:
 
     @cached_property
     def _connector(self) -> ConnectorClient:
+        from agent_core.channel.connector_client import ConnectorClient
+        from agent_core.channel.token_provider import AppCredentials, MsalTokenProvider
+
         app_id = self.settings.app_id
         if app_id is None:
             return ConnectorClient(self._http, None, clock.now)
@@ -132,7 +144,8 @@ class AzureServices:
             opened = cast(_OnFirstUse, service).opened
             if opened is not None:
                 await opened.close()
-        await self._http.close()
+        if self._http_client is not None:
+            await self._http_client.close()
 
 
 class _OnFirstUse:

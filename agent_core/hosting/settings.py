@@ -25,7 +25,7 @@ DEFAULTS = {
 }
 
 # Set by the platform wherever the app runs in Azure: with one of them nothing counts as development.
-_AZURE_MARKS = ("WEBSITE_INSTANCE_ID", "WEBSITE_SITE_NAME", "CONTAINER_NAME", "WEBSITE_POD_NAME")
+_AZURE_MARKS = ("WEBSITE_INSTANCE_ID", "WEBSITE_SITE_NAME", "WEBSITE_POD_NAME")
 
 
 class Settings:

@@ -26,7 +26,7 @@ def test_building_settings_reads_nothing() -> None:
     assert environment.read == []
 
 
-@pytest.mark.parametrize("mark", ["WEBSITE_INSTANCE_ID", "WEBSITE_SITE_NAME", "CONTAINER_NAME", "WEBSITE_POD_NAME"])
+@pytest.mark.parametrize("mark", ["WEBSITE_INSTANCE_ID", "WEBSITE_SITE_NAME", "WEBSITE_POD_NAME"])
 def test_nothing_in_azure_counts_as_development(mark: str) -> None:
     assert Settings(DEVELOPMENT).development
     assert not Settings({**DEVELOPMENT, mark: "x"}).development

@@ -1,0 +1,133 @@
+"""The command line plays an external system's part, and says clearly what it could not do."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from agent_core.cli.main import main
+from agent_core.hosting import clock
+from agent_core.hosting.sqlite_queue import SqliteQueue
+from agent_core.proactive.dead_letters import DeadLetters
+from agent_core.store.sqlite_store import SqliteStore
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which a local engine has run."""
+    for name in ("ServiceBusConnection", "ServiceBusConnection__fullyQualifiedNamespace", "CosmosConnection"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AGENT_LOCAL_DATA", str(tmp_path))
+
+    async def touch() -> None:
+        queue = SqliteQueue(tmp_path / "queues.db", "agent-callbacks", now=clock.now)
+        assert await queue.receive() == []
+        await queue.close()
+
+    asyncio.run(touch())
+    return tmp_path
+
+
+def received(data: Path) -> list[tuple[str, dict[str, object]]]:
+    async def receive() -> list[tuple[str, dict[str, object]]]:
+        queue = SqliteQueue(data / "queues.db", "agent-callbacks", now=clock.now)
+        messages = await queue.receive(10)
+        await queue.close()
+        return [(each.message.message_id, json.loads(each.message.body)) for each in messages]
+
+    return asyncio.run(receive())
+
+
+def test_a_callback_is_published_with_everything_that_was_given(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--conversation", "c", "--channel", "msteams", "--ticket", "t", "--id", "i"]
+    assert main(["publish", "order_placed", "--value", '{"number": 1292}', *options]) == 0
+    assert received(data) == [
+        (
+            "i",
+            {
+                "id": "i",
+                "conversationId": "c",
+                "channelId": "msteams",
+                "continuation": "order_placed",
+                "ticket": "t",
+                "value": {"number": 1292},
+            },
+        )
+    ]
+    assert "agent-callbacks" in capsys.readouterr().out
+
+
+def test_without_an_id_each_callback_has_its_own(data: Path) -> None:
+    for _ in range(2):
+        assert main(["publish", "order_placed", "--conversation", "c"]) == 0
+    messages = received(data)
+    assert len({message_id for message_id, _ in messages}) == 2
+    assert all("value" not in body for _, body in messages)
+
+
+def test_a_value_that_is_not_json_is_explained(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["publish", "x", "--conversation", "c", "--value", "text"])
+    assert ended.value.code == 2
+    assert "not JSON" in capsys.readouterr().err
+    assert received(data) == []
+
+
+def test_publishing_where_nobody_reads_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In another folder the message would lie in a queue of its own for ever."""
+    monkeypatch.setenv("AGENT_LOCAL_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.delenv("ServiceBusConnection", raising=False)
+    assert main(["publish", "x", "--conversation", "c"]) == 1
+    assert "make run" in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_outside_of_development_a_missing_connection_is_named(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AZURE_FUNCTIONS_ENVIRONMENT", "Production")
+    assert main(["publish", "x", "--conversation", "c"]) == 1
+    assert main(["dead-letters"]) == 1
+    errors = capsys.readouterr().err
+    assert "ServiceBusConnection" in errors
+    assert "CosmosConnection" in errors
+
+
+def test_dead_letters_are_listed_for_people_and_for_programs(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dead-letters"]) == 0
+    assert capsys.readouterr().out == "No dead letters.\n"
+    assert main(["dead-letters", "--json"]) == 0
+    assert capsys.readouterr().out == ""
+
+    async def add() -> None:
+        store = SqliteStore(data / "documents.db", clock.now)
+        letters = DeadLetters(store, clock.now)
+        await letters.add(key="k1", what="callback", reason="InvalidJson", explanation="Why", payload=b"\xff")
+        await letters.add(
+            key="k2", what="callback", reason="Unsure", explanation="Look", payload=b"{}", conversation="c", attempts=3
+        )
+        await store.close()
+
+    asyncio.run(add())
+    assert main(["dead-letters", "list"]) == 0
+    people = capsys.readouterr().out
+    assert "InvalidJson" in people
+    assert "Look" in people
+    assert main(["dead-letters", "--json"]) == 0
+    programs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["key"], each["reason"], each["payload"]) for each in programs] == [
+        ("k1", "InvalidJson", "base64:/w=="),
+        ("k2", "Unsure", "{}"),
+    ]
+    assert programs[1]["attempts"] == 3
+
+
+@pytest.mark.parametrize("arguments", [[], ["publish"], ["publish", "x"], ["unknown"], ["dead-letters", "burn"]])
+def test_wrong_use_is_answered_with_the_right_one(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: python -m agent_core" in capsys.readouterr().err

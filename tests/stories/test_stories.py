@@ -1,0 +1,154 @@
+"""Whole stories: the real functions in a real process, a channel on a real socket, and an end in between."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving import FakeChannel, serve
+from tests.stories.running import RunningApp
+
+PAYLOAD = Path(__file__).parent.parent / "payloads" / "teams_message.json"
+WAIT = 30
+
+
+@pytest.fixture
+def channel() -> FakeChannel:
+    return FakeChannel()
+
+
+@pytest.fixture
+async def service_url(channel: FakeChannel) -> AsyncIterator[str]:
+    async with serve(channel.app()) as url:
+        yield url
+
+
+@pytest.fixture
+async def app(tmp_path: Path) -> AsyncIterator[RunningApp]:
+    running = RunningApp(tmp_path / "data")
+    await running.start()
+    yield running
+    await running.close()
+
+
+def teams_message(service_url: str, text: str, **changes: Any) -> dict[str, Any]:
+    return {**json.loads(PAYLOAD.read_text()), "serviceUrl": service_url, "text": text, **changes}
+
+
+CONVERSATION = json.loads(PAYLOAD.read_text())["conversation"]["id"]
+
+
+async def arrived(channel: FakeChannel, count: int) -> None:
+    async with asyncio.timeout(WAIT):
+        await channel.wait_for(count)
+
+
+async def test_a_teams_message_is_answered_to_the_service_it_came_from(
+    app: RunningApp, channel: FakeChannel, service_url: str
+) -> None:
+    answer = await app.post(teams_message(service_url, "hello"))
+    assert answer.status == 202
+    (call,) = channel.calls
+    assert call.method == "POST"
+    assert call.path.endswith("/activities/1763630130507")
+    assert call.body["replyToId"] == "1763630130507"
+    assert call.body["from"]["id"] == "28:11111111-2222-3333-4444-555555555555"
+    assert "order laptop" in channel.texts[0]
+
+
+async def test_an_order_is_answered_after_the_process_was_killed_and_started_again(
+    app: RunningApp, channel: FakeChannel, service_url: str
+) -> None:
+    await app.post(teams_message(service_url, "order laptop"))
+    assert channel.texts == ["Thank you for ordering a laptop. I will keep you posted."]
+    await app.kill()
+    await app.command("publish", "order_placed", "--conversation", CONVERSATION, "--value", '{"number": 1292}')
+    assert len(channel.calls) == 1, "nobody is there to answer"
+    await app.start()
+    await arrived(channel, 2)
+    edit = channel.calls[1]
+    assert (edit.method, edit.body["text"]) == ("PUT", "Great! Your laptop is order #1292.")
+    assert edit.path.endswith("/activities/sent1"), "the placeholder is edited"
+    # The same id published again has no second effect; another one, published after it, does.
+    for number in (1, 2, 2):
+        await app.command(
+            "publish", "order_placed", "--conversation", CONVERSATION, "--value", '{"number": 1}', f"--id=i{number}"
+        )
+    await arrived(channel, 4)
+    assert channel.texts[2:] == ["Great! Your laptop is order #1."] * 2
+
+
+async def test_a_reminder_survives_the_death_of_the_process_and_arrives_once(
+    app: RunningApp, channel: FakeChannel, service_url: str
+) -> None:
+    await app.post(teams_message(service_url, "remind me in 0 minutes"))
+    await app.kill()
+    await app.start()
+    await arrived(channel, 2)
+    assert channel.texts[0].startswith("I will remind you at ")
+    assert channel.texts[1] == "Time to check your order."
+    # It is a message of its own and not the reply to one that is long past.
+    assert "replyToId" not in channel.calls[1].body
+    # One more turn, and the timer's ticks in between, bring nothing twice.
+    await app.post(teams_message(service_url, "hello"))
+    assert len(channel.calls) == 3
+
+
+async def test_a_long_running_turn_is_acknowledged_at_once_and_survives_a_kill(
+    app: RunningApp, channel: FakeChannel, service_url: str
+) -> None:
+    await app.post(teams_message(service_url, "order laptop"))
+    answer = await app.post(teams_message(service_url, "report", id="2"))
+    assert answer.status == 202
+    await arrived(channel, 2)
+    assert channel.texts[1] == "You have ordered 1 laptops in this conversation."
+
+
+async def test_what_cannot_be_delivered_is_a_dead_letter_with_a_reason(
+    app: RunningApp, channel: FakeChannel, service_url: str
+) -> None:
+    await app.post(teams_message(service_url, "hello"))
+    await app.command("publish", "order_placed", "--conversation", "unknown", "--id", "1")
+    await app.command("publish", "no_such", "--conversation", CONVERSATION, "--id", "2")
+    found: list[dict[str, Any]] = []
+    async with asyncio.timeout(WAIT):
+        while len(found) < 2:
+            found = [json.loads(line) for line in (await app.command("dead-letters", "--json")).splitlines()]
+    assert sorted((each["reason"], each["key"]) for each in found) == [
+        ("ContinuationNotFound", "callback:2"),
+        ("ConversationNotFound", "callback:1"),
+    ]
+    assert "ConversationNotFound" in await app.command("dead-letters")
+
+
+async def test_bad_input_gets_a_json_error_over_the_real_socket(app: RunningApp) -> None:
+    url = f"{app.url}/api/messages"
+    headers = {"content-type": "application/json"}
+    for method, body, status in (
+        ("GET", None, 405),
+        ("POST", b"{", 400),
+        ("POST", b"[]", 400),
+        ("POST", b"{}", 400),
+        ("POST", b'{"type": "message"}', 400),
+        ("POST", b'{"a":' * 65 + b"1" + b"}" * 65, 400),
+        ("POST", b" " * (1024 * 1024 + 1), 413),
+    ):
+        answer = await app.http.request(method, url, headers=headers, content=body)
+        assert answer.status == status
+        assert json.loads(answer.body)["error"]["message"]
+
+
+async def test_the_log_has_a_line_for_each_turn_and_no_texts(
+    app: RunningApp, channel: FakeChannel, service_url: str
+) -> None:
+    await app.post(teams_message(service_url, "my password is hunter2"))
+    await app.post(teams_message(service_url, "order laptop"))
+    assert await app.interrupt() == 0
+    log = app.log.read_text()
+    assert log.count("Turn: 'message' handled by help_out") == 1
+    assert log.count("Turn: 'message' handled by order_laptop") == 1
+    assert "hunter2" not in log
+    assert "Ada" not in log
