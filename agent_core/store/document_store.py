@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 JsonObject = dict[str, Any]
 Operator = Literal["=", "<", "<=", ">", ">="]
 
 # https://learn.microsoft.com/rest/api/cosmos-db/documents: an id has at most 255 characters, none of them / \ ? #.
-# We allow less, so that one id is good in every store.
-_GOOD_ID = re.compile(r"[A-Za-z0-9._:|~@=+-]{1,255}")
+# We allow less, so that one id is good in every store. An id is the end of a URL's path, where "." and ".." mean
+# another resource: a delete of ".." would ask for the container.
+_GOOD_ID = re.compile(r"(?!\.\.?\Z)[A-Za-z0-9._:|~@=+-]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,25 @@ def checked_id(document_id: object) -> str:
     if not isinstance(document_id, str) or not _GOOD_ID.fullmatch(document_id):
         raise ValueError(f"A document id has 1 to 255 characters of A-Z a-z 0-9 . _ : | ~ @ = + -, not {document_id!r}")
     return document_id
+
+
+def time_text(time: datetime) -> str:
+    """An aware time as stored: UTC with microseconds, so that text order is time order; ValueError for a naive one."""
+    if time.tzinfo is None:
+        raise ValueError("A stored time needs a time zone: datetime.now(UTC), not datetime.now()")
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str) -> datetime:
+    """The aware time that `time_text` wrote."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+
+
+def id_for(kind: str, *parts: str) -> str:
+    """A document id that every store accepts, for names that come from outside: the same for the same parts."""
+    # Each part with its length, so that ("a", "bc") and ("ab", "c") differ.
+    named = "".join(f"{len(part)}:{part}" for part in parts)
+    return f"{kind}|{hashlib.sha256(named.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
 
 
 CONVERSATIONS = Container("conversations", "conversation", ("kind", "status", "channel", "continuation", "created"))
@@ -121,6 +143,9 @@ class DocumentStore(Protocol):
     its id is free again. What is handed in is copied and what comes out is a copy: nobody shares a dict with the store.
     Fields that begin with an underscore belong to the store and are dropped on write.
 
+    ValueError is for what no store keeps: a body that is not JSON (NaN is not), a `ttl` that is no positive integer, a
+    partition longer than 2048 bytes.
+
     Every method raises StoreUnavailable if the store cannot be reached or does not answer in time; a write may then
     have happened or not.
     """
@@ -156,8 +181,9 @@ class DocumentStore(Protocol):
     ) -> Page:
         """Documents that meet every condition, in one partition or in all (None), at most `limit` (1 to 1000).
 
-        `where` and `order_by` name declared fields only (ValueError otherwise). Ordered ascending by `order_by`;
-        without it in no promised order. A page may hold fewer than `limit` and still have a continuation; what is
+        `where` and `order_by` name the partition key or declared fields (ValueError otherwise). Ordered ascending by
+        `order_by`, a field that holds one type throughout; documents without it are left out. Without `order_by` in no
+        promised order. A page may hold fewer than `limit` and still have a continuation; what is
         written while one pages may or may not be seen, but what stays is seen exactly once.
         """
 

@@ -56,10 +56,14 @@ class SqliteFile:
         if self._connection is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode=WAL")
-            # In WAL mode NORMAL loses nothing when a process dies, and spares a disk flush per transaction.
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.executescript(self._schema)
+            try:
+                _enter_wal(connection)
+                # In WAL mode NORMAL loses nothing when a process dies, and spares a disk flush per transaction.
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.executescript(self._schema)
+            except BaseException:
+                connection.close()
+                raise
             self._connection = connection
         return self._connection
 
@@ -74,3 +78,16 @@ class SqliteFile:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    # Of processes that switch a new file to WAL at once, SQLite refuses all but one without waiting, lest they wait for
+    # each other; at the next try they wait for that one.
+    for tries_left in reversed(range(10)):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if not tries_left:
+                raise
+        else:
+            return

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from azure.cosmos.aio import CosmosClient
+from azure.cosmos.exceptions import CosmosResourceNotFoundError
 
 from agent_core.hosting.cosmos_store import CosmosConnection, CosmosStore
 from agent_core.store.document_store import DocumentStore
@@ -44,15 +47,11 @@ async def cosmos_connection() -> AsyncIterator[CosmosConnection | None]:
         text, database=f"test-{uuid4().hex[:12]}", create_containers=True
     )
     yield connection
-    from azure.cosmos.aio import CosmosClient
-    from azure.cosmos.exceptions import CosmosResourceNotFoundError
-
     assert connection.key is not None
     async with CosmosClient(connection.endpoint, connection.key) as client:
-        try:
+        # If no test came as far as to create it, it is missing.
+        with suppress(CosmosResourceNotFoundError):
             await client.delete_database(connection.database)
-        except CosmosResourceNotFoundError:
-            pass  # no test came as far as to create it
 
 
 @pytest.fixture(params=STORES)
