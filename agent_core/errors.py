@@ -5,6 +5,7 @@ AgentError
 ├── NotAuthenticated         no token, or one that proves nothing: 401
 ├── NotAllowed               a valid token, but not for this: 403
 ├── SettingsError            a setting is missing or wrong: name it, stop
+│   └── InvalidSchedule      a timer's expression is none, or never fires (`local.ncrontab`)
 ├── TurnEnded                a context was used after its turn
 ├── NotSupported             this channel cannot do that; asked of `context.channel` beforehand it says so
 ├── RouteError               two handlers claim one name, or a handler has the wrong shape
@@ -12,12 +13,15 @@ AgentError
 │   └── ConversationAmbiguous
 ├── ContinuationNotFound     no `@agent.continuation` has that name
 ├── InvalidCallback          a queue message that no retry can make right: it becomes a dead letter
+├── NotSent                  an HTTP request surely never left
+├── NoAnswer                 an HTTP request left, or may have, and no usable answer came
 ├── ChannelError             the channel answered with an error, or did not answer: see `decision`
 ├── StoreError
 │   ├── DocumentExists       a create met a document of that id
 │   ├── DocumentChanged      the ETag is no longer the document's: read again, decide again
 │   └── StoreUnavailable     not reached, or no answer in time: the outcome may be unknown
 └── QueueUnavailable         the queue was not reached: the message may or may not have been taken
+    └── LockLost             somebody else holds the message by now (`hosting.queued_message`)
 """
 
 from __future__ import annotations
@@ -115,6 +119,14 @@ class InvalidCallback(AgentError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class NotSent(AgentError):
+    """The request surely never left: no name, no connection, or none free in time. Sending it again is safe."""
+
+
+class NoAnswer(AgentError):
+    """The request left, or may have, and no usable answer came: it may have been done. Only a GET is safe to repeat."""
 
 
 class ChannelError(AgentError):

@@ -21,9 +21,9 @@ from agent_core.activity.conversation_reference import (
     ResourceResponse,
 )
 from agent_core.activity.wire import dump
-from agent_core.channel.http_client import HttpAnswer, HttpClient, NoAnswer, NotSent
+from agent_core.channel.http_client import HttpAnswer, HttpClient
 from agent_core.channel.token_provider import TokenProvider
-from agent_core.errors import ChannelError, Decision
+from agent_core.errors import ChannelError, Decision, NoAnswer, NotSent
 
 # A conversation that the concurrent work on it makes refuse us (412) is free again soon.
 BUSY_FOR = timedelta(seconds=1)

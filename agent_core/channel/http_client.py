@@ -1,9 +1,9 @@
 """The one place that sends HTTP requests, so that how they are sent can change without the rest noticing.
 
 httpx composes a request and its engine, httpcore, carries it; only the connection pool is our own, a stack of idle
-connections per origin. By `bench/README.md` this takes a seventh of the CPU of httpx with its pool at 32 and more
-requests at once (that pool looks at every connection, twice a request), needs no `sniffio` to be fast, and starts
-three times as fast as aiohttp, the cheaper transport where it is loaded anyway.
+connections per origin. By `bench/README.md` this takes a sixth of the CPU of httpx with its pool at 32 and more
+requests at once (that pool looks at every connection, twice a request) and needs no `sniffio` to be fast; aiohttp,
+cheaper still per request, takes nearly twice as long to load and to send its first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import MappingProxyType
 import httpcore
 import httpx
 
-from agent_core.errors import AgentError
+from agent_core.errors import NoAnswer, NotSent
 
 # Idle connections are used again for this long. It lies under the idle time-outs on the way to the Bot Connector
 # (Azure's load balancer drops silently after 4 minutes, Front Door closes after 90 s), so that we leave first.
@@ -29,14 +29,6 @@ _KEEP_ALIVE_SECONDS = 30.0
 _FRAMING = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 
 _Origin = tuple[bytes, bytes, int | None]
-
-
-class NotSent(AgentError):
-    """The request surely never left: no name, no connection, or none free in time. Sending it again is safe."""
-
-
-class NoAnswer(AgentError):
-    """The request left, or may have, and no usable answer came: it may have been done. Only a GET is safe to repeat."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent_core.channel.http_client import HttpAnswer, HttpClient, NoAnswer, NotSent
+from agent_core.channel.http_client import HttpAnswer, HttpClient
+from agent_core.errors import NoAnswer, NotSent
 
 Answer = Callable[["Exchange"], Awaitable[None]]
 _OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -187,16 +188,25 @@ async def test_a_connection_the_server_reset_while_idle_is_not_used_again() -> N
     assert len(server.connections) == 2
 
 
-async def test_the_connections_of_a_busy_time_are_closed_when_the_server_gives_them_up() -> None:
-    async with serving() as server, opened(HttpClient()) as client:
-        await asyncio.gather(*(client.request("POST", server.url, content=b"x") for _ in range(10)))
-        assert len(server.connections) == 10
-        for writer in server.connections:
-            writer.close()
+async def test_the_connections_of_a_busy_time_are_closed_when_the_server_has_given_them_up() -> None:
+    """By the next request, to that host or to another."""
+    async with serving() as busy, serving() as other, opened(HttpClient()) as client:
+        await asyncio.gather(*(client.request("POST", busy.url, content=b"x") for _ in range(10)))
+        assert busy.open == 10
+        await client.request("POST", busy.url, content=b"x")
+        newest = busy.exchanges[-1].writer
+        for writer in busy.connections:
+            if writer is not newest:
+                writer.write_eof()
         await asyncio.sleep(0.01)
-        await client.request("POST", server.url, content=b"x")
-        await client.request("POST", server.url, content=b"x")
-    assert len(server.connections) == 11
+        await client.request("POST", busy.url, content=b"x")
+        await asyncio.sleep(0.01)
+        assert busy.open == 1
+        newest.write_eof()
+        await asyncio.sleep(0.01)
+        await client.request("POST", other.url, content=b"x")
+        await asyncio.sleep(0.01)
+        assert (busy.open, other.open) == (0, 1)
 
 
 async def test_a_refused_connection_was_surely_not_sent() -> None:

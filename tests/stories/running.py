@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent_core.channel.http_client import HttpAnswer, HttpClient, NoAnswer, NotSent
+from agent_core.channel.http_client import HttpAnswer, HttpClient
+from agent_core.errors import NoAnswer, NotSent
 
 ROOT = Path(__file__).parent.parent.parent
 
