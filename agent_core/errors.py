@@ -20,8 +20,8 @@ AgentError
 │   ├── DocumentExists       a create met a document of that id
 │   ├── DocumentChanged      the ETag is no longer the document's: read again, decide again
 │   └── StoreUnavailable     not reached, or no answer in time: the outcome may be unknown
-└── QueueUnavailable         the queue was not reached: the message may or may not have been taken
-    └── LockLost             somebody else holds the message by now (`hosting.queued_message`)
+├── QueueUnavailable         the queue was not reached: the message may or may not have been taken
+└── LockLost                 somebody else holds the message by now (`hosting.queued_message`)
 """
 
 from __future__ import annotations
