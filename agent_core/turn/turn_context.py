@@ -8,7 +8,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
-from agent_core.activity.activity import Activity, InvokeResponse
+from agent_core.activity.activity import Activity
+from agent_core.activity.activity_values import InvokeResponse
 from agent_core.activity.channels import Channel, channel_of
 from agent_core.activity.conversation_reference import ConversationReference, ResourceResponse
 from agent_core.activity.message_factory import MessageFactory
