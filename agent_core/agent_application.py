@@ -14,7 +14,8 @@ from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
-from agent_core.proactive.deliveries import Claim, Deliveries
+from agent_core.proactive.deliveries import Deliveries, Delivery
+from agent_core.proactive.ledger import Ledger
 from agent_core.proactive.notifications import Notifications
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue, QueueMessage
@@ -67,7 +68,8 @@ class AgentApplication:
         self._continuations = Continuations()
         self._conversations = Conversations(store)
         self.dead_letters = DeadLetters(store, adapter.now)
-        self._deliveries = Deliveries(store, queue, self.dead_letters, now=adapter.now, new_id=new_id)
+        ledger = Ledger(store, now=adapter.now, new_id=new_id)
+        self._deliveries = Deliveries(ledger, queue, self.dead_letters, now=adapter.now)
         self._expected = ExpectedCallbacks(store, self._continuations, now=adapter.now, new_id=new_id)
         self.proactive = Proactive(
             adapter, self._conversations, callbacks=self._expected, on_turn_error=self.on_turn_error
@@ -256,11 +258,15 @@ class AgentApplication:
         activity = Activity.from_dict(item.payload["activity"])
         identity = ClaimsIdentity(item.payload["claims"], item.payload["serviceUrlVerified"])
 
-        async def run(claim: Claim) -> None:
+        async def run(delivery: Delivery) -> None:
+            async def on_error(context: TurnContext, error: Exception) -> None:
+                if self._deliveries.gives_up(delivery, error):
+                    await self.on_turn_error(context, error)
+
             context = TurnContext(
                 self._adapter, activity, now=self._adapter.now(), callbacks=self._expected, identity=identity
             )
-            self._deliveries.watch(claim, context)
-            await self._adapter.run_turn(context, self.on_turn, self.on_turn_error)
+            self._deliveries.watch(delivery, context)
+            await self._adapter.run_turn(context, self.on_turn, on_error)
 
         await self._deliveries.deliver(item, activity.conversation_id, run, what="long-running turn")
