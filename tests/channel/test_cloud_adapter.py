@@ -258,7 +258,7 @@ async def test_without_a_store_the_channel_is_asked_to_try_again(setting: Settin
     async def away(*arguments: object, **named: object) -> None:
         raise StoreUnavailable("away")
 
-    setting.store.read = away  # type: ignore[method-assign, assignment]  # a fault of the store
+    setting.store.read = away  # type: ignore[method-assign]  # a fault of the store
     answer = await setting.post(setting.activity())
     assert error_of(answer) == (503, "Unavailable")
     assert "retry-after" in answer.headers
