@@ -161,7 +161,7 @@ class Chat:
         """Load the page, with a conversation of that id or a new one; its id once it is connected."""
         await self.page.goto(f"{self.server.url}/#{conversation}")
         await expect(self.page.locator("#connection")).to_have_text("Connected")
-        return await self.page.locator("#conversation-id").inner_text()
+        return str(await self.page.locator("#conversation-id").inner_text())
 
     async def say(self, text: str) -> None:
         await self.page.get_by_label("Message", exact=True).fill(text)
