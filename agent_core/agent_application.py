@@ -144,8 +144,8 @@ class AgentApplication:
     def conversation_update(self, event_type: str | None = None) -> Callable[[H], H]:
         """Handle changes of the conversation; in Teams those of one kind, `channelData.eventType`.
 
-        Kinds are `channelCreated`, `channelRenamed`, `channelDeleted`, `channelRestored`, `teamRenamed`, `teamArchived`,
-        `teamDeleted` and more: https://learn.microsoft.com/microsoftteams/platform/bots/how-to/conversations/subscribe-to-conversation-events
+        Kinds are `channelCreated`, `channelRenamed`, `channelDeleted`, `channelRestored`, `teamRenamed`,
+        `teamArchived`, `teamDeleted` and more: https://learn.microsoft.com/microsoftteams/platform/bots/how-to/conversations/subscribe-to-conversation-events
         """
         return self._route(conversation_update(event_type), False)
 

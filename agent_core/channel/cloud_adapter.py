@@ -99,9 +99,9 @@ class CloudAdapter(ChannelAdapter):
         """Answer one POST of a channel: check it, run its turn, reply.
 
         Never raises for what a request or a handler does. 400, 405, 413 or 415 is for what is no activity, and for an
-        invoke whose value a handler refused with BadActivity; 401 and 403 for who may not; 501 for an invoke that nobody
-        handles; 500 for one that failed; 503 where the store or the queue is not reached and nothing was said yet, so
-        that the channel tries again. Else it is 202, or 200 with a body.
+        invoke whose value a handler refused with BadActivity; 401 and 403 for who may not; 501 for an invoke that
+        nobody handles; 500 for one that failed; 503 where the store or the queue is not reached and nothing was said
+        yet, so that the channel tries again. Else it is 202, or 200 with a body.
         """
         try:
             activity = _activity(request)
