@@ -172,7 +172,7 @@ class Notifications:
             return schedule.continuation, self._continuations[schedule.continuation]
         activity = Activity.from_dict(schedule.activity or {})
 
-        async def send(context: TurnContext, state: TurnState) -> None:
+        async def notification(context: TurnContext, state: TurnState) -> None:
             await context.send_activity(activity)
 
-        return "notification", send
+        return notification.__name__, notification
