@@ -145,7 +145,7 @@ def _split(activity: Activity, channel: Channel, limit: SizeLimit) -> list[Activ
     ]
 
 
-def _entities_of(entities: Sequence[Entity], text: str) -> list[Entity]:
+def _entities_of(entities: Sequence[Entity], text: str) -> tuple[Entity, ...]:
     """The entities that a part of the text keeps: a mention must occur in it, and so must a citation's number."""
     kept: list[Entity | None] = []
     for entity in entities:
@@ -155,4 +155,4 @@ def _entities_of(entities: Sequence[Entity], text: str) -> list[Entity]:
             kept.append(cited_in(entity, text))
         else:
             kept.append(entity)
-    return [entity for entity in kept if entity is not None]
+    return tuple(entity for entity in kept if entity is not None)
