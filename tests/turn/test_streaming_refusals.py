@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from agent_core import Activity, TurnContext
+from agent_core import Activity, Entity, TurnContext
+from agent_core.activity.citations import Citation
 from agent_core.errors import ChannelError
-from agent_core.turn.stream_protocol import failure_of
+from agent_core.turn.stream_protocol import failure_of, is_stream
 from tests.turn.streaming import CARD, Stage, about, info, not_allowed, plain, say_slowly, texts
 
 
@@ -241,3 +242,45 @@ def test_p6_7_the_words_tell_what_the_code_does_not(
 ) -> None:
     error = ChannelError("The channel answered", decision="rejected", status=status, code=code, said=said)
     assert failure_of(error) == means
+
+
+async def test_unknown_fates_that_are_not_in_a_row_do_not_end_the_updates() -> None:
+    stage = Stage()
+    lost = ChannelError("The channel did not answer", decision="ambiguous")
+    stage.channel.failures = [None, lost, lost, None, lost, lost, None]
+    stage.channel._check = lambda *_: None  # type: ignore[method-assign]  # it misses numbers
+    stage.channel._sequence = 1
+
+    async def handler(context: TurnContext) -> None:
+        async with context.streaming_response as stream:
+            await say_slowly(stage, stream, [f"{number} " for number in range(8)], 2)
+
+    await stage.run(handler)
+    assert stage.channel.failures == []
+    assert len(stage.channel.chunks) > 3
+
+
+async def test_p6_7_what_follows_a_stream_that_was_too_large_cites_its_own_and_asks_for_feedback_once() -> None:
+    stage = Stage()
+    stage.channel.failures = [None, None, None, not_allowed("Message size too large")]
+
+    async def handler(context: TurnContext) -> None:
+        async with context.streaming_response as stream:
+            stream.set_feedback_loop()
+            stream.queue_text_chunk("", [Citation("Handbook"), Citation("Prices")])
+            await say_slowly(stage, stream, ["word " * 300 + "[doc1] ", "word " * 100, "word " * 100], 2)
+            await say_slowly(stage, stream, ["word " * 100, "end [doc2]"], 2)
+
+    await stage.run(handler)
+    end, *_, last = stage.channel.messages.values()
+    assert [claim["position"] for claim in about(end)["citation"]] == [1]  # type: ignore[attr-defined]  # JSON
+    assert [claim["position"] for claim in about(last)["citation"]] == [2]  # type: ignore[attr-defined]  # JSON
+    assert end.channel_data == {"feedbackLoop": {"type": "default"}}
+    assert last.channel_data is None
+
+
+def test_p6_1_of_two_stream_entities_none_counts() -> None:
+    """A9246: an activity with more than one is no part of a stream."""
+    one = Entity.from_dict({"type": "streamInfo", "streamType": "final"})
+    assert is_stream(Activity(type="message", entities=[one]))
+    assert not is_stream(Activity(type="message", entities=[one, one]))

@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 
 from agent_core import TurnContext
+from agent_core.errors import ChannelError
 from agent_core.turn.stream_sender import STILL_WORKING, TAKING_LONGER
-from tests.turn.streaming import CARD, SECOND, Stage, info, plain, say_slowly, texts
+from tests.turn.streaming import CARD, SECOND, Stage, info, not_allowed, plain, say_slowly, texts
 
 
 async def test_p6_5_in_teams_the_stream_ends_before_its_two_minutes_and_the_rest_comes_as_edits() -> None:
@@ -116,3 +117,69 @@ async def test_p6_9_channels_without_such_a_rule_are_left_in_peace() -> None:
 
     await stage.run(handler)
     assert texts(stage.channel.sent) == ["Found"]
+
+
+async def test_p6_5_a_text_that_is_too_large_and_too_late_is_an_edit_and_further_messages() -> None:
+    """At the limit of time the stream ends with what was shown of it, and nothing is refused for its size."""
+    stage = Stage()
+    paragraphs = [f"Paragraph {number}. " + "word " * 1000 + "\n\n" for number in range(20)]
+
+    async def handler(context: TurnContext) -> None:
+        async with context.streaming_response as stream:
+            await say_slowly(stage, stream, paragraphs, 7)
+
+    await stage.run(handler)
+    end = stage.channel.requests[-1][1]
+    assert info(end)["streamResult"] == "timeout"
+    assert end.text == stage.channel.chunks[-1].text
+    written = list(stage.channel.messages.values())
+    assert len(written) >= 2
+    assert all(len(each.to_json()) * 2 <= 80 * 1024 for each in (*written, *stage.channel.edits, end))
+    assert "".join(f"{each.text}" for each in written).split() == "".join(paragraphs).split()
+
+
+async def test_p6_5_the_two_minutes_count_from_when_the_first_request_left() -> None:
+    stage = Stage(latency=timedelta(seconds=4))
+
+    async def handler(context: TurnContext) -> None:
+        async with context.streaming_response as stream:
+            stream.queue_informative_update("Looking")
+            await stage.seconds(150)
+
+    began = stage.clock.now()
+    await stage.run(handler)
+    assert stage.channel.requests[-1][0] - began < timedelta(minutes=2)
+
+
+async def test_p6_5_a_message_that_the_user_deleted_after_its_stream_comes_anew() -> None:
+    stage = Stage()
+
+    async def handler(context: TurnContext) -> None:
+        async with context.streaming_response as stream:
+            await say_slowly(stage, stream, ["One "], 120)
+            stream.queue_text_chunk("two")
+            stage.channel.failures = [ChannelError("gone", decision="gone", status=404)] * 2
+            await stage.seconds(5)
+
+    await stage.run(handler)
+    assert texts(stage.channel.sent)[-1] == "One two"
+    assert plain(stage.channel.sent[-1])
+
+
+async def test_p6_7_a_cancel_that_meets_the_end_in_time_stops_the_work() -> None:
+    stage = Stage()
+    said = []
+
+    async def handler(context: TurnContext) -> None:
+        async with context.streaming_response as stream:
+            stream.queue_text_chunk("One ")
+            await stage.seconds(100)
+            stage.channel.failures = [not_allowed("Content stream was canceled by user")]
+            for number in range(100):
+                await stage.seconds(20)
+                stream.queue_text_chunk("")
+                said.append(number)
+
+    await stage.run(handler)
+    assert said == []
+    assert stage.channel.messages == {}
