@@ -15,7 +15,7 @@ from agent_core.channel.http_client import HttpClient
 from agent_core.channel.signing_keys import SigningKeys
 from agent_core.channel.token_validator import TokenValidator
 from agent_core.channel.url_guard import UrlGuard
-from agent_core.errors import NotAllowed, QueueUnavailable, SettingsError, StoreUnavailable
+from agent_core.errors import BadActivity, NotAllowed, QueueUnavailable, SettingsError, StoreUnavailable
 from agent_core.proactive.queue import QueueMessage
 from agent_core.store.memory_store import MemoryStore
 from agent_core.testing import ManualClock, MemoryQueue
@@ -131,6 +131,11 @@ async def test_a_message_is_answered_to_its_service(setting: Setting) -> None:
         ({"body": {"type": ""}}, (400, "MissingType")),
         ({"body": {"conversation": None}}, (400, "MissingConversation")),
         ({"body": {"conversation": {}}}, (400, "MissingConversation")),
+        ({"body": {"channelId": None}}, (400, "MissingChannel")),
+        ({"body": {"from": None}}, (400, "MissingFrom")),
+        ({"body": {"from": {"id": ""}}}, (400, "MissingFrom")),
+        ({"body": {"type": "invoke"}}, (400, "MissingName")),
+        ({"body": {"type": "event", "name": ""}}, (400, "MissingName")),
         ({"body": {"conversation": {"id": "x" * 1001}}}, (400, "ConversationIdTooLong")),
         ({"body": {"text": 7}}, (400, "BadSyntax")),
         ({"body": {"deliveryMode": "stream"}}, (400, "StreamNotSupported")),
@@ -193,6 +198,14 @@ async def test_an_invoke_is_answered_in_the_http_response(setting: Setting) -> N
     async def fails(context: TurnContext, state: TurnState) -> None:
         raise RuntimeError
 
+    @setting.agent.invoke("picky")
+    async def picky(context: TurnContext, state: TurnState) -> None:
+        raise BadActivity("'value.number' must be a number", code="BadValue")
+
+    @setting.agent.error
+    async def apologise(context: TurnContext, error: Exception) -> None:
+        assert not isinstance(error, BadActivity), "what the caller did wrong is told to the caller only"
+
     async def invoke(name: str) -> HttpResponse:
         return await setting.post(setting.activity(type="invoke", name=name, text=None))
 
@@ -204,6 +217,7 @@ async def test_an_invoke_is_answered_in_the_http_response(setting: Setting) -> N
     assert (answer.status, json.loads(answer.body)) == (412, {"why": "not now"})
     assert error_of(await invoke("unknown")) == (501, "NotImplemented")
     assert error_of(await invoke("fails")) == (500, "TurnFailed")
+    assert error_of(await invoke("picky")) == (400, "BadValue")
 
 
 async def test_expected_replies_are_the_body_and_no_call_is_made(setting: Setting) -> None:

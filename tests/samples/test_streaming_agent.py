@@ -1,4 +1,4 @@
-"""The samples do what they say."""
+"""The streaming agent of the samples does what it says."""
 
 import importlib.util
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ import pytest
 from agent_core import TurnContext
 from agent_core.testing import ManualClock, TestAdapter
 
-SAMPLE = Path(__file__).parent.parent / "samples" / "streaming_agent" / "function_app.py"
+SAMPLE = Path(__file__).parent.parent.parent / "samples" / "streaming_agent" / "function_app.py"
 
 
 @pytest.fixture
