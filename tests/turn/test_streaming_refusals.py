@@ -284,3 +284,20 @@ def test_p6_1_of_two_stream_entities_none_counts() -> None:
     one = Entity.from_dict({"type": "streamInfo", "streamType": "final"})
     assert is_stream(Activity(type="message", entities=[one]))
     assert not is_stream(Activity(type="message", entities=[one, one]))
+
+
+@pytest.mark.parametrize("said", ["Content stream is not allowed", "something new"])
+async def test_p6_7_an_end_that_is_refused_becomes_a_plain_message(said: str) -> None:
+    stage = Stage()
+    await refused(stage, None, not_allowed(said), words=("One",))
+    assert plain(stage.channel.sent[-1])
+    assert stage.channel.texts == ["One"]
+
+
+@pytest.mark.parametrize("decision", ["blocked", "ambiguous"])
+async def test_an_end_that_is_lost_is_the_callers_to_know(decision: str) -> None:
+    """It may have arrived: a repeat could double the message."""
+    stage = Stage()
+    with pytest.raises(ChannelError, match="no"):
+        await refused(stage, None, ChannelError("no", decision=decision), words=("One",))  # type: ignore[arg-type]  # a parameter
+    assert stage.channel.texts == []
