@@ -10,6 +10,7 @@ from agent_core.activity.activity import (
     SuggestedActions,
 )
 from agent_core.activity.channels import Channel
+from agent_core.activity.citations import Citation, SensitivityLabel
 from agent_core.activity.conversation_reference import (
     ChannelAccount,
     ConversationAccount,
@@ -18,6 +19,7 @@ from agent_core.activity.conversation_reference import (
     ResourceResponse,
 )
 from agent_core.activity.message_factory import MessageFactory
+from agent_core.activity.received_attachments import ReceivedAttachment
 from agent_core.agent_application import AgentApplication
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.functions_host import FunctionsHost
@@ -27,6 +29,7 @@ from agent_core.proactive.conversation import Conversation
 from agent_core.turn.channel_adapter import ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware
+from agent_core.turn.streaming_response import StreamingResponse
 from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import TurnState
 
@@ -39,6 +42,7 @@ __all__ = [
     "Channel",
     "ChannelAccount",
     "ChannelAdapter",
+    "Citation",
     "ClaimsIdentity",
     "Conversation",
     "ConversationAccount",
@@ -50,8 +54,11 @@ __all__ = [
     "MessageFactory",
     "MessageReaction",
     "Middleware",
+    "ReceivedAttachment",
     "ResourceResponse",
+    "SensitivityLabel",
     "Settings",
+    "StreamingResponse",
     "SuggestedActions",
     "TurnContext",
     "TurnState",

@@ -291,7 +291,12 @@ class AgentApplication:
                     await self.on_turn_error(context, error)
 
             context = TurnContext(
-                self._adapter, activity, now=self._adapter.now(), callbacks=self._expected, identity=identity
+                self._adapter,
+                activity,
+                now=self._adapter.now(),
+                callbacks=self._expected,
+                identity=identity,
+                runtime=self._adapter,
             )
             self._deliveries.watch(delivery, context)
             await self._adapter.run_turn(context, self.on_turn, on_error)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from agent_core.activity.activity import Activity
@@ -89,8 +89,9 @@ class CloudAdapter(ChannelAdapter):
         connector: Callable[[], ConnectorClient],
         guard: Callable[[], UrlGuard],
         now: Callable[[], datetime],
+        sleep: Callable[[timedelta], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(now)
+        super().__init__(now, sleep)
         self._identity = identity
         self._connector = connector
         self._guard = guard
@@ -132,6 +133,7 @@ class CloudAdapter(ChannelAdapter):
             now=self.now(),
             callbacks=agent.callbacks,
             identity=identity,
+            runtime=self,
         )
         waits = expects_replies or activity.type == "invoke"
         try:

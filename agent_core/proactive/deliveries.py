@@ -19,6 +19,7 @@ from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.ledger import Claim, Expectation, Held, Ledger, Settled, TakenOver, Unsure
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.work import WorkItem
+from agent_core.turn.stream_protocol import is_stream
 from agent_core.turn.turn_context import TurnContext
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ class Delivery:
     activity_ids: list[str] = field(default_factory=list)
     placeholder: str | None = None
     apologising: bool = False
+
+    def note(self, sent: Sequence[ResourceResponse]) -> None:
+        """The channel has these; every part of a stream comes with the id of the stream."""
+        self.activity_ids += [each.id for each in sent if each.id and each.id not in self.activity_ids]
 
     @property
     def attempted_often_enough(self) -> bool:
@@ -142,7 +147,13 @@ class Deliveries:
 
     def watch(self, delivery: Delivery, context: TurnContext) -> None:
         """Let the ledger see what this turn sends: the first message edits the placeholder, and no other message
-        leaves before the ledger says `sending`."""
+        leaves before the ledger says `sending`.
+
+        A stream is a message from its first update on. Where a placeholder waits there is none: only one message at
+        the end can edit it.
+        """
+        if delivery.placeholder is not None and context.channel.supports_update:
+            context.buffer_streams()
 
         async def send(
             context: TurnContext,
@@ -151,7 +162,8 @@ class Deliveries:
         ) -> list[ResourceResponse]:
             responses = []
             for activity in activities:
-                if activity.type == "message":
+                is_message = activity.type == "message" or is_stream(activity)
+                if is_message:
                     edited = await self._edit_placeholder(delivery, context, activity)
                     if edited is not None:
                         responses.append(edited)
@@ -159,7 +171,8 @@ class Deliveries:
                     await self._before_new_message(delivery)
                 sent = await send_on([activity])
                 responses += sent
-                delivery.activity_ids += [response.id for response in sent if response.id]
+                if is_message:
+                    delivery.note(sent)
             return responses
 
         context.on_send_activities(send)

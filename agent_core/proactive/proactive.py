@@ -103,6 +103,7 @@ class Proactive:
             callbacks=self._callbacks,
             identity=conversation.identity,
             proactive=True,
+            runtime=self._adapter,
         )
         context.chosen(getattr(handler, "__name__", name))
         if prepare is not None:

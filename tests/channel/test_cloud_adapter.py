@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from agent_core import Activity, AgentApplication, InvokeResponse, TurnContext, TurnState
 from agent_core.channel.cloud_adapter import AgentIdentity, CloudAdapter, HttpRequest, HttpResponse
@@ -319,3 +320,51 @@ async def test_the_token_goes_nowhere_that_was_not_verified(http: HttpClient) ->
             await context.send_activity("x")
         with pytest.raises(NotAllowed):
             await context.update_activity(Activity(id="1", text="x"))
+
+
+async def test_p6_2_a_stream_goes_through_the_connector_with_its_id(setting: Setting) -> None:
+    """The id that the first answer gives comes back in the entity and in `id`; a message's own id never goes out."""
+
+    @setting.agent.message("stream")
+    async def stream(context: TurnContext, state: TurnState) -> None:
+        async with context.streaming_response as stream:
+            for count, word in enumerate(("One ", "two"), start=1):
+                stream.queue_text_chunk(word)
+                await setting.channel.wait_for(count)
+
+    setting.adapter.sleep = setting.clock.advance  # nobody else moves the time
+    assert (await setting.post(setting.activity(text="stream"))).status == 202
+    first, second, end = [call.body for call in setting.channel.calls]
+    assert (first["type"], first["text"], first.get("id")) == ("typing", "One ", None)
+    assert first["entities"] == [{"type": "streaminfo", "streamType": "streaming", "streamSequence": 1}]
+    assert (second["type"], second["text"], second["id"]) == ("typing", "One two", "sent1")
+    assert (end["type"], end["text"], end["id"]) == ("message", "One two", "sent1")
+    assert end["entities"][0]["streamId"] == "sent1"
+    assert all(call.path.endswith("/activities/in%2F1") for call in setting.channel.calls)
+
+
+async def test_p6_7_what_the_connector_says_reaches_the_stream(setting: Setting) -> None:
+    @setting.agent.message("stream")
+    async def stream(context: TurnContext, state: TurnState) -> None:
+        async with context.streaming_response as stream:
+            stream.queue_text_chunk("One")
+            await setting.channel.wait_for(1)
+
+    said = {"error": {"code": "ContentStreamNotAllowed", "message": "Content stream is not allowed"}}
+    setting.channel.answers = [lambda: Response(json.dumps(said), 403)]
+    assert (await setting.post(setting.activity(text="stream"))).status == 202
+    refused, message = [call.body for call in setting.channel.calls]
+    assert refused["type"] == "typing"
+    assert (message["type"], message["text"], "entities" in message) == ("message", "One", False)
+
+
+async def test_p6_8_expect_replies_gets_a_stream_as_one_message(setting: Setting) -> None:
+    @setting.agent.message("stream")
+    async def stream(context: TurnContext, state: TurnState) -> None:
+        async with context.streaming_response as stream:
+            stream.queue_informative_update("Looking")
+            stream.queue_text_chunk("One")
+
+    answer = await setting.post(setting.activity(text="stream", deliveryMode="expectReplies"))
+    assert [each["text"] for each in json.loads(answer.body)["activities"]] == ["One"]
+    assert setting.channel.calls == []
