@@ -39,9 +39,10 @@ async def order_placed(context: TurnContext, state: TurnState) -> None:
 
 @agent.message(re.compile(r"remind me in (?P<minutes>\d{1,5}) minutes?", re.IGNORECASE))
 async def remind(context: TurnContext, state: TurnState) -> None:
-    due = context.now + timedelta(minutes=int(context.match["minutes"]))
+    minutes = int(context.match["minutes"])
+    due = context.now + timedelta(minutes=minutes)
     await agent.notifications.schedule(context.conversation, at=due, activity="Time to check your order.")
-    await context.send_activity(f"I will remind you at {due:%H:%M} UTC.")
+    await context.send_activity(f"I will remind you in {minutes} minutes.")
 
 
 @agent.message("report", long_running=True)  # acknowledged at once, run from the queue: the channel waits 15 s at most

@@ -45,6 +45,7 @@ from agent_core.activity.cards import (
     TokenPostResource,
 )
 from agent_core.activity.channels import Channel
+from agent_core.activity.citations import Citation, SensitivityLabel
 from agent_core.activity.conversation_reference import (
     ChannelAccount,
     ConversationAccount,
@@ -69,6 +70,7 @@ from agent_core.activity.entities import (
     StreamInfo,
 )
 from agent_core.activity.message_factory import MessageFactory
+from agent_core.activity.received_attachments import ReceivedAttachment
 from agent_core.activity.teams_channel_data import FeedbackLoop, TeamsChannelData
 from agent_core.agent_application import AgentApplication
 from agent_core.hosting.azure_services import AzureServices
@@ -79,6 +81,7 @@ from agent_core.proactive.conversation import Conversation
 from agent_core.turn.channel_adapter import ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware
+from agent_core.turn.streaming_response import StreamingResponse
 from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import TurnState
 
@@ -99,6 +102,7 @@ __all__ = [
     "Channel",
     "ChannelAccount",
     "ChannelAdapter",
+    "Citation",
     "ClaimsIdentity",
     "ClientCapabilities",
     "ClientCitation",
@@ -132,16 +136,19 @@ __all__ = [
     "Middleware",
     "OAuthCard",
     "ProductInfo",
+    "ReceivedAttachment",
     "ResourceResponse",
     "RoleTypes",
     "ScreenContext",
     "SemanticAction",
     "SemanticActionStates",
+    "SensitivityLabel",
     "SensitivityPattern",
     "SensitivityUsageInfo",
     "Settings",
     "SigninCard",
     "StreamInfo",
+    "StreamingResponse",
     "SuggestedActions",
     "TeamsChannelData",
     "TeamsEventTypes",

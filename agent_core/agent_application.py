@@ -10,18 +10,29 @@ from typing import TypeVar
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.activity_values import InvokeResponse
-from agent_core.errors import InvalidCallback, RouteError
+from agent_core.errors import BadActivity, InvalidCallback, RouteError
 from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
-from agent_core.proactive.deliveries import Claim, Deliveries
+from agent_core.proactive.deliveries import Deliveries, Delivery
+from agent_core.proactive.ledger import Ledger
 from agent_core.proactive.notifications import Notifications
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue, QueueMessage
 from agent_core.proactive.schedules import Schedules
 from agent_core.proactive.work import WorkItem
-from agent_core.routes import Route, Routes, Selector, members, message, named, of_type, suggestion
+from agent_core.routes import (
+    Route,
+    Routes,
+    Selector,
+    conversation_update,
+    members,
+    message,
+    named,
+    of_type,
+    suggestion,
+)
 from agent_core.store.document_store import DocumentStore
 from agent_core.turn.channel_adapter import ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
@@ -68,7 +79,8 @@ class AgentApplication:
         self._continuations = Continuations()
         self._conversations = Conversations(store)
         self.dead_letters = DeadLetters(store, adapter.now)
-        self._deliveries = Deliveries(store, queue, self.dead_letters, now=adapter.now, new_id=new_id)
+        ledger = Ledger(store, now=adapter.now, new_id=new_id)
+        self._deliveries = Deliveries(ledger, queue, self.dead_letters, now=adapter.now)
         self._expected = ExpectedCallbacks(store, self._continuations, now=adapter.now, new_id=new_id)
         self.proactive = Proactive(
             adapter, self._conversations, callbacks=self._expected, on_turn_error=self.on_turn_error
@@ -95,7 +107,11 @@ class AgentApplication:
     # -- handlers
 
     def activity(self, activity_type: str, *, long_running: bool = False) -> Callable[[H], H]:
-        """Handle activities of a type, such as `typing` or `endOfConversation`."""
+        """Handle activities of a type that has no decorator of its own.
+
+        Such are `messageUpdate` and `messageDelete` (the user edited or deleted a message), `endOfConversation`,
+        `typing`, `handoff`, `deleteUserData`, `contactRelationUpdate`, and whatever a channel invents.
+        """
         return self._route(of_type(activity_type), long_running)
 
     def message(self, text: str | re.Pattern[str] | None = None, *, long_running: bool = False) -> Callable[[H], H]:
@@ -121,6 +137,18 @@ class AgentApplication:
         Return an `InvokeResponse` for another status.
         """
         return self._route(named("invoke", name), False)
+
+    def command(self, name: str | re.Pattern[str]) -> Callable[[H], H]:
+        """Handle commands of a name, such as `application/vnd.contoso.order`; answer with a `commandResult`."""
+        return self._route(named("command", name), False)
+
+    def conversation_update(self, event_type: str | None = None) -> Callable[[H], H]:
+        """Handle changes of the conversation; in Teams those of one kind, `channelData.eventType`.
+
+        Kinds are `channelCreated`, `channelRenamed`, `channelDeleted`, `channelRestored`, `teamRenamed`,
+        `teamArchived`, `teamDeleted` and more: https://learn.microsoft.com/microsoftteams/platform/bots/how-to/conversations/subscribe-to-conversation-events
+        """
+        return self._route(conversation_update(event_type), False)
 
     def members_added(self, handler: H) -> H:
         """Handle that somebody joined; not called for the agent itself."""
@@ -196,7 +224,8 @@ class AgentApplication:
 
     async def on_turn_error(self, context: TurnContext, error: Exception) -> None:
         """Let the `@agent.error` handler speak; the caller logs the error itself."""
-        if self._error_handler is None:
+        if self._error_handler is None or isinstance(error, BadActivity):
+            # A value that a handler refuses is the other side's mistake, which the answer names.
             return
         try:
             await self._error_handler(context, error)
@@ -257,11 +286,20 @@ class AgentApplication:
         activity = Activity.from_dict(item.payload["activity"])
         identity = ClaimsIdentity(item.payload["claims"], item.payload["serviceUrlVerified"])
 
-        async def run(claim: Claim) -> None:
+        async def run(delivery: Delivery) -> None:
+            async def on_error(context: TurnContext, error: Exception) -> None:
+                if self._deliveries.gives_up(delivery, error):
+                    await self.on_turn_error(context, error)
+
             context = TurnContext(
-                self._adapter, activity, now=self._adapter.now(), callbacks=self._expected, identity=identity
+                self._adapter,
+                activity,
+                now=self._adapter.now(),
+                callbacks=self._expected,
+                identity=identity,
+                runtime=self._adapter,
             )
-            self._deliveries.watch(claim, context)
-            await self._adapter.run_turn(context, self.on_turn, self.on_turn_error)
+            self._deliveries.watch(delivery, context)
+            await self._adapter.run_turn(context, self.on_turn, on_error)
 
         await self._deliveries.deliver(item, activity.conversation_id, run, what="long-running turn")

@@ -7,7 +7,10 @@ AgentError
 ├── SettingsError            a setting is missing or wrong: name it, stop
 │   └── InvalidSchedule      a timer's expression is none, or never fires (`local.ncrontab`)
 ├── TurnEnded                a context was used after its turn
+├── StreamEnded              a streaming response was used outside of its block
+├── StreamCancelled          the user stopped a streaming response; its block ends with it, and it goes no further
 ├── NotSupported             this channel cannot do that; asked of `context.channel` beforehand it says so
+│   └── MessageTooLarge      with the size and the limit; nothing was sent
 ├── RouteError               two handlers claim one name, or a handler has the wrong shape
 ├── ConversationNotFound     nothing is stored under that id (or several are: `ConversationAmbiguous`)
 │   └── ConversationAmbiguous
@@ -74,8 +77,31 @@ class TurnEnded(AgentError):
     """A turn's context was used after the turn: use `agent.proactive` to speak later."""
 
 
+class StreamEnded(AgentError):
+    """A streaming response was used before its `async with` block, after it, or a second time."""
+
+
+class StreamCancelled(AgentError):
+    """The user stopped a streaming response: do no more work for it."""
+
+
 class NotSupported(AgentError):
     """The channel of this conversation cannot do what was asked."""
+
+
+class MessageTooLarge(NotSupported):
+    """The channel takes no message of that size; nothing was sent.
+
+    Attributes:
+        size, limit: in `unit`s.
+        unit: `bytes of UTF-16`, `bytes of UTF-8` or `characters`.
+    """
+
+    def __init__(self, message: str, *, size: int, limit: int, unit: str) -> None:
+        super().__init__(message)
+        self.size = size
+        self.limit = limit
+        self.unit = unit
 
 
 class RouteError(AgentError):
@@ -140,6 +166,7 @@ class ChannelError(AgentError):
             or token. `rejected`: this request is wrong and stays wrong.
         status: the HTTP status, None where no answer came.
         code, sub_code: the channel's own error codes, where it gave any.
+        said: the channel's own message, where it gave one.
         retry_after: how long the channel asked us to wait.
         request_id: the channel's id of the request, for its support.
     """
@@ -152,6 +179,7 @@ class ChannelError(AgentError):
         status: int | None = None,
         code: str | None = None,
         sub_code: str | None = None,
+        said: str | None = None,
         retry_after: timedelta | None = None,
         request_id: str | None = None,
     ) -> None:
@@ -160,6 +188,7 @@ class ChannelError(AgentError):
         self.status = status
         self.code = code
         self.sub_code = sub_code
+        self.said = said
         self.retry_after = retry_after
         self.request_id = request_id
 

@@ -71,6 +71,17 @@ def named(activity_type: str, name: str | re.Pattern[str]) -> Selector:
     return selects
 
 
+def conversation_update(event_type: str | None) -> Selector:
+    """Conversation updates, of one kind if it is given."""
+
+    def selects(activity: Activity) -> bool:
+        if activity.type != "conversationUpdate" or event_type is None:
+            return activity.type == "conversationUpdate"
+        return activity.teams_channel_data.event_type == event_type
+
+    return selects
+
+
 def members(field: str) -> Selector:
     """Conversation updates that add or remove somebody other than the agent itself."""
 
@@ -86,6 +97,8 @@ _SUGGESTIONS = {
     "message": '@agent.message("…")',
     "event": "@agent.event({name!r})",
     "invoke": "@agent.invoke({name!r})",
+    "command": "@agent.command({name!r})",
+    "conversationUpdate": "@agent.conversation_update()",
     "messageReaction": "@agent.reaction",
     "installationUpdate": "@agent.installation",
 }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import (
@@ -20,7 +20,12 @@ from agent_core.errors import ChannelError
 from agent_core.proactive.queue import QueueMessage
 from agent_core.turn.channel_adapter import Agent, ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
+from agent_core.turn.stream_protocol import is_stream
 from agent_core.turn.turn_context import TurnContext
+
+T = TypeVar("T")
+# Of the event loop, until what can go on has gone on.
+_STEPS = 25
 
 
 class ManualClock:
@@ -61,6 +66,24 @@ class ManualClock:
                 await asyncio.sleep(0)
         self._now = end
 
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do this work to its end, moving the time forward to the next sleeper whenever nothing else goes on.
+
+        texts = await clock.run(adapter.say(agent, "tell me a long story"))    # streamed, so it takes its time
+        """
+        task = asyncio.ensure_future(work)
+        while True:
+            for _ in range(_STEPS):
+                await asyncio.sleep(0)
+            if task.done():
+                return task.result()
+            while self._sleepers and self._sleepers[0][2].done():
+                heapq.heappop(self._sleepers)
+            if not self._sleepers:
+                task.cancel()
+                raise RuntimeError("The work waits for something, and not for this clock")
+            await self.advance(self._sleepers[0][0] - self._now)
+
 
 class MemoryQueue:
     """A work queue in memory: keeps what was sent, drops a message id that it has seen, delivers when asked."""
@@ -94,7 +117,7 @@ class TestAdapter(ChannelAdapter):
         assert await adapter.say(agent, "hello") == ["Hello!"]
 
     Attributes:
-        messages: the messages the user sees, by id, in order, edits and deletions applied.
+        messages: the messages the user sees, by id, in order, edits and deletions applied; of a stream its end.
         sent: every activity in the order it was sent.
         failures: errors to raise for the next sends, edits or deletions, first one first; None lets one through.
     """
@@ -102,7 +125,7 @@ class TestAdapter(ChannelAdapter):
     __test__ = False  # its name is no test's
 
     def __init__(self, clock: ManualClock, channel_id: str = "emulator", conversation_id: str = "c1") -> None:
-        super().__init__(clock.now)
+        super().__init__(clock.now, clock.sleep)
         self.messages: dict[str, Activity] = {}
         self.sent: list[Activity] = []
         self.failures: list[ChannelError | None] = []
@@ -140,7 +163,9 @@ class TestAdapter(ChannelAdapter):
     async def process(self, agent: Agent, activity: Activity, identity: ClaimsIdentity | None = None) -> TurnContext:
         """Run one turn; what it raises comes out. Returns its context, which is over."""
         identity = identity or ClaimsIdentity(service_url_verified=True)
-        context = TurnContext(self, activity, now=self.now(), callbacks=agent.callbacks, identity=identity)
+        context = TurnContext(
+            self, activity, now=self.now(), callbacks=agent.callbacks, identity=identity, runtime=self
+        )
         if not await agent.defer(activity, identity):
             await self.run_turn(context, agent.on_turn, agent.on_turn_error)
         return context
@@ -153,7 +178,8 @@ class TestAdapter(ChannelAdapter):
         for activity in activities:
             self._fail_if_told()
             self._count += 1
-            activity_id = f"out{self._count}"
+            # The parts of a stream have its id, but for the first, whose answer says it.
+            activity_id = (activity.id if is_stream(activity) else None) or f"out{self._count}"
             self.sent.append(activity)
             if activity.type == "message":
                 self.messages[activity_id] = activity

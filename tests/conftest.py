@@ -1,8 +1,36 @@
-"""What every test stands on: asyncio, and a clock that only moves when it is told to."""
+"""What every test stands on: asyncio, and that where every component is there, nothing is skipped for want of one."""
+
+import os
+from collections.abc import Generator
+from typing import TypeVar
 
 import pytest
+
+# Set where everything is installed: a skip for want of a component then hides a test that should have run.
+MAY_NOT_SKIP = os.environ.get("AGENT_TESTS_MAY_NOT_SKIP") == "1"
+# The one reason that no installation takes away.
+ALWAYS_ALLOWED = "cannot be moved"
+
+R = TypeVar("R", pytest.TestReport, pytest.CollectReport)
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _unless_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _unless_skipped((yield))
+
+
+def _unless_skipped(report: R) -> R:
+    if MAY_NOT_SKIP and report.skipped and ALWAYS_ALLOWED not in str(report.longrepr):
+        report.outcome = "failed"
+        report.longrepr = f"Skipped where AGENT_TESTS_MAY_NOT_SKIP=1 says that nothing may be: {report.longrepr}"
+    return report

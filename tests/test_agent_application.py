@@ -31,6 +31,14 @@ def an_answering_agent() -> Setting:
     async def order(context: TurnContext, state: TurnState) -> None:
         await context.send_activity(f"order of a {context.match['what']}")
 
+    @agent.conversation_update("channelRenamed")
+    async def renamed(context: TurnContext, state: TurnState) -> None:
+        await context.send_activity("renamed")
+
+    @agent.command("application/vnd.contoso.order")
+    async def commanded(context: TurnContext, state: TurnState) -> None:
+        await context.send_activity("command")
+
     @agent.event("happened")
     async def happened(context: TurnContext, state: TurnState) -> None:
         await context.send_activity("event")
@@ -71,6 +79,11 @@ def an_answering_agent() -> Setting:
         ("installationUpdate", {"action": "add"}, ["installation add"]),
         ("messageReaction", {"reactions_added": [{"type": "like"}]}, ["reaction like"]),
         ("endOfConversation", {}, ["ended"]),
+        ("conversationUpdate", {"channel_data": {"eventType": "channelRenamed"}}, ["renamed"]),
+        ("conversationUpdate", {"channel_data": {"eventType": "teamRenamed"}}, []),
+        ("conversationUpdate", {"channel_data": "channelRenamed"}, []),
+        ("command", {"name": "application/vnd.contoso.order"}, ["command"]),
+        ("command", {"name": "application/vnd.contoso.cancel"}, []),
         ("typing", {}, []),
         ("Message", {"text": "hello"}, []),
     ],
@@ -100,6 +113,8 @@ async def test_what_nobody_handles_is_logged_with_the_decorator_that_would_have(
         "event": "@agent.event('x')",
         "invoke": "@agent.invoke('x')",
         "typing": "@agent.activity('typing')",
+        "command": "@agent.command('x')",
+        "conversationUpdate": "@agent.conversation_update()",
         "messageReaction": "@agent.reaction",
         "installationUpdate": "@agent.installation",
     }

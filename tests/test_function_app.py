@@ -18,7 +18,7 @@ def indexed() -> dict[str, list[dict[str, Any]]]:
     spec.loader.exec_module(module)
     assert isinstance(module.app, func.FunctionApp)
     return {
-        function.get_function_name(): [json.loads(binding) for binding in function.get_raw_bindings()]
+        str(function.get_function_name()): [json.loads(binding) for binding in function.get_raw_bindings()]
         for function in module.app.get_functions()
     }
 
@@ -62,7 +62,7 @@ def test_every_setting_that_a_binding_names_is_in_the_sample_settings() -> None:
 def test_a_function_ends_before_its_messages_lock_and_its_claim_do() -> None:
     from datetime import timedelta
 
-    from agent_core.proactive.deliveries import LEASE
+    from agent_core.proactive.ledger import LEASE
 
     def span(text: str) -> timedelta:
         hours, minutes, seconds = (int(part) for part in text.split(":"))

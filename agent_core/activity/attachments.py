@@ -44,7 +44,10 @@ class Attachment(WireObject):
 
 
 class FileDownloadInfo(WireObject):
-    """The content of a file that a Teams user sent; `download_url` needs no token, and ends after minutes."""
+    """The content of a file that a Teams user sent; `download_url` needs no token, and ends after minutes.
+
+    https://learn.microsoft.com/microsoftteams/platform/bots/how-to/bots-filesv4#message-activity-with-file-attachment-example
+    """
 
     download_url: str | None = None
     unique_id: str | None = None

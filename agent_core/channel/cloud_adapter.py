@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from agent_core.activity.activity import Activity
@@ -36,6 +36,10 @@ if TYPE_CHECKING:  # loaded with the first request, so that a cold start is spar
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 1024 * 1024
+# Types that mean nothing without a name (A5001, A5401, A6310, A6411).
+NAMED_TYPES = ("command", "commandResult", "event", "invoke")
+# Who called, as a verified token tells (appendix V of the specification); only the Bot Service's are let in by now.
+BOT_SERVICE_CALLER = "urn:botframework:azure"
 # A conversation's id is a partition key of the store, which ends at 2 KB.
 MAX_CONVERSATION_ID = 1000
 
@@ -85,8 +89,9 @@ class CloudAdapter(ChannelAdapter):
         connector: Callable[[], ConnectorClient],
         guard: Callable[[], UrlGuard],
         now: Callable[[], datetime],
+        sleep: Callable[[timedelta], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(now)
+        super().__init__(now, sleep)
         self._identity = identity
         self._connector = connector
         self._guard = guard
@@ -94,13 +99,16 @@ class CloudAdapter(ChannelAdapter):
     async def process_activity(self, request: HttpRequest, agent: Agent) -> HttpResponse:
         """Answer one POST of a channel: check it, run its turn, reply.
 
-        Never raises for what a request or a handler does: 400, 405, 413 or 415 for what is no activity, 401 and 403 for
-        who may not, 501 for an invoke that nobody handles, 500 for a failed invoke, 503 where the store or the queue
-        is not reached and nothing was said yet, so that the channel tries again. Else 202, or 200 with a body.
+        Never raises for what a request or a handler does. 400, 405, 413 or 415 is for what is no activity, and for an
+        invoke whose value a handler refused with BadActivity; 401 and 403 for who may not; 501 for an invoke that
+        nobody handles; 500 for one that failed; 503 where the store or the queue is not reached and nothing was said
+        yet, so that the channel tries again. Else it is 202, or 200 with a body.
         """
         try:
             activity = _activity(request)
             identity = await self._authenticate(request, activity)
+            if identity.service_url_verified:
+                activity = activity.replace(caller_id=BOT_SERVICE_CALLER)
             if activity.delivery_mode != "expectReplies":
                 self._guard().check_service_url(activity.service_url)
         except BadActivity as error:
@@ -125,6 +133,7 @@ class CloudAdapter(ChannelAdapter):
             now=self.now(),
             callbacks=agent.callbacks,
             identity=identity,
+            runtime=self,
         )
         waits = expects_replies or activity.type == "invoke"
         try:
@@ -134,6 +143,10 @@ class CloudAdapter(ChannelAdapter):
         except SettingsError as error:
             logger.error("The agent is not set up: %s", error)
             return _error(500, "NotConfigured", str(error))
+        except BadActivity as error:
+            # What a handler finds wrong with the value of an invoke is the caller's to know, and no failure of ours.
+            logger.info("A handler refused activity %r: %s", activity.id, error)
+            return _error(error.status, error.code, str(error)) if waits else HttpResponse(202)
         except Exception as error:
             logger.exception("The turn of activity %r failed", activity.id)
             if isinstance(error, (StoreError, QueueUnavailable)) and not context.responded:
@@ -237,10 +250,7 @@ def _activity(request: HttpRequest) -> Activity:
         raise BadActivity("Send Content-Type: application/json", code="NotJson", status=415)
     # A caller's id is what its token says, never what its activity says (A2251).
     activity = Activity.from_json(request.body).replace(caller_id=None)
-    if not activity.type:
-        raise BadActivity("An activity needs a 'type' (A2010)", code="MissingType")
-    if not activity.conversation_id:
-        raise BadActivity("An activity needs a 'conversation' with an 'id' (A2080)", code="MissingConversation")
+    _check_complete(activity)
     if len(activity.conversation_id) > MAX_CONVERSATION_ID:
         raise BadActivity(
             f"The conversation's id has {len(activity.conversation_id)} characters; "
@@ -250,6 +260,19 @@ def _activity(request: HttpRequest) -> Activity:
     if activity.delivery_mode == "stream":
         raise BadActivity("Delivery mode 'stream' is not served here; use 'normal'", code="StreamNotSupported")
     return activity
+
+
+def _check_complete(activity: Activity) -> None:
+    if not activity.type:
+        raise BadActivity("An activity needs a 'type' (A2010)", code="MissingType")
+    if not activity.conversation_id:
+        raise BadActivity("An activity needs a 'conversation' with an 'id' (A2080)", code="MissingConversation")
+    if not activity.channel_id:
+        raise BadActivity("An activity needs a 'channelId' (A2020)", code="MissingChannel")
+    if activity.from_property is None or not activity.from_property.id:
+        raise BadActivity("An activity needs a 'from' with an 'id' (A2060)", code="MissingFrom")
+    if activity.type in NAMED_TYPES and not activity.name:
+        raise BadActivity(f"An activity of type {activity.type!r} needs a 'name'", code="MissingName")
 
 
 def _stays_here(activity: Activity, context: TurnContext) -> bool:

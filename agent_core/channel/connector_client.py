@@ -129,6 +129,7 @@ class ConnectorClient:
             status=answer.status,
             code=code,
             sub_code=sub_code,
+            said=said,
             retry_after=BUSY_FOR if answer.status == 412 else self._retry_after(answer.headers),
             request_id=answer.headers.get("x-ms-request-id") or answer.headers.get("ms-cv"),
         )

@@ -42,6 +42,7 @@ class AzureServices:
             connector=lambda: self._connector,
             guard=lambda: self._guard,
             now=clock.now,
+            sleep=clock.sleep,
         )
         self.store = cast(DocumentStore, _OnFirstUse(self._open_store))
         self.queue = cast(Queue, _OnFirstUse(lambda: self._open_queue("WORK_QUEUE")))

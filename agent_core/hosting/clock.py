@@ -38,6 +38,11 @@ def now() -> datetime:
     return _clock.get().now()
 
 
+async def sleep(delay: timedelta) -> None:
+    """Return when `delay` has passed on the clock this code runs on."""
+    await _clock.get().sleep(delay)
+
+
 @contextmanager
 def running_on(clock: Clock) -> Iterator[None]:
     """Everything called inside, and every task started inside, asks this clock."""

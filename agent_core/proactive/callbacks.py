@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from agent_core.activity.json_text import parse_object
@@ -14,7 +15,7 @@ from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
-from agent_core.proactive.deliveries import Claim, Deliveries
+from agent_core.proactive.deliveries import Deliveries, Delivery
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import QueueMessage
 from agent_core.proactive.work import WorkItem
@@ -192,11 +193,14 @@ class CallbackReceiver:
         async def expectation() -> Document | None:
             return await self._expected.fulfilled_by(callback, conversation)
 
-        async def run(claim: Claim) -> None:
-            def prepare(context: TurnContext) -> None:
-                self._deliveries.watch(claim, context)
-
-            await self._proactive.continue_conversation(conversation, handler, value=callback.value, prepare=prepare)
+        async def run(delivery: Delivery) -> None:
+            await self._proactive.continue_conversation(
+                conversation,
+                handler,
+                value=callback.value,
+                prepare=partial(self._deliveries.watch, delivery),
+                may_apologise=partial(self._deliveries.gives_up, delivery),
+            )
 
         await self._deliveries.deliver(
             item, conversation.id, run, what=f"callback {callback.continuation!r}", expectation=expectation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -58,15 +58,11 @@ class Conversations:
 
     async def save(self, conversation: Conversation) -> None:
         """Store it over whatever is there, but for its state, which only turns change."""
-        for _ in range(MAX_CONFLICTS):
-            stored = await self._store.read(CONVERSATIONS, conversation.id, conversation.document_id)
-            state = Conversation.from_document(stored).state if stored else conversation.state
-            try:
-                await self._write(replace(conversation, state=state), stored)
-                return
-            except (DocumentExists, DocumentChanged):
-                continue
-        raise DocumentChanged(f"Conversation {conversation.id!r} is written by too many at once; try again")
+
+        def change(stored: Conversation | None) -> Conversation:
+            return replace(conversation, state=stored.state) if stored else conversation
+
+        await self._change(conversation.reference, change)
 
     async def delete(self, conversation_id: str, channel_id: str | None = None) -> None:
         """Forget it, with its state; nothing happens if it is not known."""
@@ -89,43 +85,42 @@ class Conversations:
         before = Conversation.from_document(stored) if stored else None
         seen = _seen(before, context)
         if before is None or _has_moved(before, seen):
-            stored = await self._capture(context)
+            stored = await self._change(reference, lambda known: _seen(known, context))
             seen = Conversation.from_document(stored)
         state = TurnState(StateScope(seen.state), StateScope(user.body["state"] if user else None))
         yield state
+
+        def after_turn(known: Conversation | None) -> Conversation:
+            latest = _seen(known, context)
+            return replace(latest, state=state.conversation.laid_over(latest.state))
+
         if state.conversation.changed or _is_worth_a_write(before, seen):
-            await self._save_turn(context, state, stored)
+            await self._change(reference, after_turn, stored)
         if state.user.changed:
             await self._save_user(reference, state, user)
 
-    async def _capture(self, context: TurnContext) -> Document:
-        reference = context.conversation
-        document_id = conversation_document_id(reference.channel_id)
-        for _ in range(MAX_CONFLICTS):
-            stored = await self._store.read(CONVERSATIONS, reference.conversation_id, document_id)
-            try:
-                return await self._write(_seen(Conversation.from_document(stored) if stored else None, context), stored)
-            except (DocumentExists, DocumentChanged):
-                continue
-        raise DocumentChanged(f"Conversation {reference.conversation_id!r} is written by too many at once; try again")
+    async def _change(
+        self,
+        reference: ConversationReference,
+        change: Callable[[Conversation | None], Conversation],
+        known: Document | None = None,
+    ) -> Document:
+        """Write what `change` makes of the stored conversation; whoever is second makes it of what the first wrote.
 
-    async def _save_turn(self, context: TurnContext, state: TurnState, stored: Document | None) -> None:
-        reference = context.conversation
-        document_id = conversation_document_id(reference.channel_id)
+        Args:
+            known: the document as it was just read; without it, it is read here.
+        """
+        conversation_id, document_id = reference.conversation_id, conversation_document_id(reference.channel_id)
         for _ in range(MAX_CONFLICTS):
-            seen = _seen(Conversation.from_document(stored) if stored else None, context)
-            seen = replace(seen, state=state.conversation.laid_over(seen.state))
+            known = known or await self._store.read(CONVERSATIONS, conversation_id, document_id)
+            body = change(Conversation.from_document(known) if known else None).to_document()
             try:
-                await self._write(seen, stored)
-                return
+                if known is None:
+                    return await self._store.create(CONVERSATIONS, body)
+                return await self._store.replace(CONVERSATIONS, body, known.etag)
             except (DocumentExists, DocumentChanged):
-                stored = await self._store.read(CONVERSATIONS, reference.conversation_id, document_id)
-        raise DocumentChanged(f"Conversation {reference.conversation_id!r} is written by too many at once; try again")
-
-    async def _write(self, conversation: Conversation, stored: Document | None) -> Document:
-        if stored is None:
-            return await self._store.create(CONVERSATIONS, conversation.to_document())
-        return await self._store.replace(CONVERSATIONS, conversation.to_document(), stored.etag)
+                known = None
+        raise DocumentChanged(f"Conversation {conversation_id!r} is written by too many at once; try again")
 
     async def _read_user(self, reference: ConversationReference) -> Document | None:
         partition = _user_partition(reference)

@@ -1,9 +1,6 @@
-"""The ledger of proactive work: each piece is done once, whatever dies and however often it is asked for.
+"""Proactive work, done once whatever dies and however often it is asked for; and what its failures call for.
 
-A delivery goes `claimed -> sending -> sent`, or ends as `parked` (it may have been sent, nobody can know) or `dead`.
-Every step is conditional on the ETag of the step before, so of two workers with one delivery only one goes on.
-
-The channel's "create activity" takes no idempotency key. So between the write of `sending` and the answer of the
+The channel's "create activity" takes no idempotency key. So between the ledger's `sending` and the answer of the
 channel there is a moment at which a death leaves the outcome unknown. An edit has no such moment: it can be repeated.
 """
 
@@ -14,83 +11,73 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import ResourceResponse
-from agent_core.errors import ChannelError, DocumentChanged, DocumentExists, StoreError, StoreUnavailable
+from agent_core.errors import ChannelError, NotAllowed, QueueUnavailable, StoreError
 from agent_core.proactive.dead_letters import DeadLetters
+from agent_core.proactive.ledger import Claim, Expectation, Held, Ledger, Settled, TakenOver, Unsure
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.work import WorkItem
-from agent_core.store.document_store import (
-    CONVERSATIONS,
-    Create,
-    Delete,
-    Document,
-    DocumentStore,
-    JsonObject,
-    Operation,
-    id_for,
-    parse_time,
-    time_text,
-)
+from agent_core.turn.stream_protocol import is_stream
 from agent_core.turn.turn_context import TurnContext
 
 logger = logging.getLogger(__name__)
 
-KEPT = timedelta(days=14)
-# Longer than a turn may take (host.json ends a function after five minutes), so that a claim whose lease is over has no
-# living owner.
-LEASE = timedelta(minutes=6)
 # A channel that throttles and does not say for how long.
 THROTTLED = timedelta(seconds=30)
-SETTLED = ("sent", "parked", "dead")
+REASONS = {"gone": "ConversationGone", "blocked": "Blocked", "misconfigured": "Misconfigured", "rejected": "Rejected"}
 
 
 @dataclass(slots=True)
-class Claim:
-    """A delivery that this worker holds.
+class Delivery:
+    """One piece of proactive work in the hands of a worker.
 
     Attributes:
-        replaces: the id of the placeholder that the first message edits; None: it is a new message.
+        what: for people, such as `callback 'order_placed'`.
+        claim: the ledger's record, once it is ours.
+        posted: a new message was begun, so a repeat could double it.
+        activity_ids: what the channel said it has.
+        placeholder: the id of a message that the next one edits, until one did.
+        apologising: the work has failed for good, and the error handler speaks.
     """
 
-    document: Document
-    replaces: str | None = None
+    item: WorkItem
+    conversation_id: str
+    what: str
+    claim: Claim | None = None
     posted: bool = False
     activity_ids: list[str] = field(default_factory=list)
+    placeholder: str | None = None
+    apologising: bool = False
 
+    def note(self, sent: Sequence[ResourceResponse]) -> None:
+        """The channel has these; every part of a stream comes with the id of the stream."""
+        self.activity_ids += [each.id for each in sent if each.id and each.id not in self.activity_ids]
 
-class _TakenOver(Exception):
-    """The ledger's record has another version than ours: another worker holds the delivery now."""
+    @property
+    def attempted_often_enough(self) -> bool:
+        """Whether this was the last attempt."""
+        return self.item.next_attempt() is None
 
 
 class Deliveries:
-    """Runs pieces of work under the ledger, and decides what their failures call for."""
+    """Runs pieces of work under the ledger."""
 
-    def __init__(
-        self,
-        store: DocumentStore,
-        queue: Queue,
-        dead_letters: DeadLetters,
-        *,
-        now: Callable[[], datetime],
-        new_id: Callable[[], str],
-    ) -> None:
-        self._store = store
+    def __init__(self, ledger: Ledger, queue: Queue, dead_letters: DeadLetters, *, now: Callable[[], datetime]) -> None:
+        self._ledger = ledger
         self._queue = queue
         self._dead_letters = dead_letters
         self._now = now
-        self._new_id = new_id
 
     async def deliver(
         self,
         item: WorkItem,
         conversation_id: str,
-        run: Callable[[Claim], Awaitable[None]],
+        run: Callable[[Delivery], Awaitable[None]],
         *,
         what: str,
-        expectation: Callable[[], Awaitable[Document | None]] | None = None,
+        expectation: Expectation | None = None,
     ) -> bool:
         """Do this work once; logs one line. True if it was done now.
 
@@ -98,17 +85,17 @@ class Deliveries:
         copy of it waits on the queue.
 
         Args:
-            run: the work; it calls `watch` on its turn's context before it sends.
-            what: for people, such as `callback 'order_placed'`.
-            expectation: looks up the expectation that a callback fulfils; the claim uses it up, in one batch with it.
+            run: the work; it calls `watch` on its turn's context, and lets an error handler speak if `gives_up` says.
+            expectation: looks up the expectation that a callback fulfils; the claim uses it up.
 
         Raises:
             AgentError: not even the queue or the store was reached; let the message be delivered again.
         """
+        delivery = Delivery(item, conversation_id, what)
         started = self._now()
         outcome = "failed"
         try:
-            outcome = await self._deliver(item, conversation_id, run, what, expectation)
+            outcome = await self._attempt(delivery, run, expectation)
         finally:
             milliseconds = round((self._now() - started).total_seconds() * 1000)
             logger.info(
@@ -122,44 +109,51 @@ class Deliveries:
             )
         return outcome == "sent"
 
-    async def _deliver(
-        self,
-        item: WorkItem,
-        conversation_id: str,
-        run: Callable[[Claim], Awaitable[None]],
-        what: str,
-        expectation: Callable[[], Awaitable[Document | None]] | None,
+    async def _attempt(
+        self, delivery: Delivery, run: Callable[[Delivery], Awaitable[None]], expectation: Expectation | None
     ) -> str:
-        claim: Claim | None = None
+        item = delivery.item
         try:
-            found = await self._claim(item, conversation_id, what, expectation)
-            if isinstance(found, str):
-                return found
-            if isinstance(found, datetime):
-                await self._queue.send(item.put_back().to_message(at=found))
-                return f"put off until {found:%H:%M:%S}, another worker has it"
-            claim = found
-            await run(claim)
-            await self._step(claim, "sent", activityIds=claim.activity_ids)
+            found = await self._ledger.claim(item.key, delivery.conversation_id, delivery.what, expectation)
+            if isinstance(found, Settled):
+                return f"done before ({found.status})"
+            if isinstance(found, Held):
+                await self._queue.send(item.put_back().to_message(at=found.until))
+                return f"put off until {found.until:%H:%M:%S}, another worker has it"
+            if isinstance(found, Unsure):
+                delivery.claim = found.claim
+                return await self._park(delivery, "Unsure", "a worker ended while it sent")
+            delivery.claim, delivery.placeholder = found, found.replaces
+            await run(delivery)
+            await self._ledger.step(found, "sent", activityIds=delivery.activity_ids)
             return "sent"
         except ChannelError as error:
-            return await self._after_channel_error(item, conversation_id, what, claim, error)
-        except _TakenOver:
+            logger.warning("Delivery %r: %s", item.key, error)
+            return await self._after_channel_error(delivery, error)
+        except NotAllowed as error:
+            return await self._bury(delivery, error.code, str(error))
+        except TakenOver:
             # Our lease was over, and another worker went on; what we sent so far it finds as `sending`.
             return "left to another worker"
         except StoreError as error:
             logger.warning("Delivery %r: %s", item.key, error)
-            return await self._again(item, conversation_id, what, claim, "StoreUnavailable", str(error))
+            return await self._again(delivery, "StoreUnavailable", str(error))
         except Exception as error:
             logger.exception("Delivery %r failed", item.key)
-            if claim is not None and claim.posted:
-                return await self._park(item, conversation_id, what, claim, "FailedAfterSending", type(error).__name__)
+            if delivery.posted:
+                return await self._park(delivery, "FailedAfterSending", type(error).__name__)
             explanation = f"The handler raised {type(error).__name__}; its log has the traceback."
-            return await self._again(item, conversation_id, what, claim, "HandlerFailed", explanation)
+            return await self._again(delivery, "HandlerFailed", explanation)
 
-    def watch(self, claim: Claim, context: TurnContext) -> None:
+    def watch(self, delivery: Delivery, context: TurnContext) -> None:
         """Let the ledger see what this turn sends: the first message edits the placeholder, and no other message
-        leaves before the ledger says `sending`."""
+        leaves before the ledger says `sending`.
+
+        A stream is a message from its first update on. Where a placeholder waits there is none: only one message at
+        the end can edit it.
+        """
+        if delivery.placeholder is not None and context.channel.supports_update:
+            context.buffer_streams()
 
         async def send(
             context: TurnContext,
@@ -168,25 +162,41 @@ class Deliveries:
         ) -> list[ResourceResponse]:
             responses = []
             for activity in activities:
-                if activity.type == "message":
-                    edited = await self._edit_placeholder(claim, context, activity)
+                is_message = activity.type == "message" or is_stream(activity)
+                if is_message:
+                    edited = await self._edit_placeholder(delivery, context, activity)
                     if edited is not None:
                         responses.append(edited)
                         continue
-                    if not claim.posted:
-                        await self._step(claim, "sending")
-                        claim.posted = True
+                    await self._before_new_message(delivery)
                 sent = await send_on([activity])
                 responses += sent
-                claim.activity_ids += [response.id for response in sent if response.id]
+                if is_message:
+                    delivery.note(sent)
             return responses
 
         context.on_send_activities(send)
 
+    def gives_up(self, delivery: Delivery, error: Exception) -> bool:
+        """Whether the work fails for good with this, so that the error handler may tell the user.
+
+        It may not while another attempt is to come, which may succeed, nor about a channel or store that fails.
+        """
+        if isinstance(error, (ChannelError, NotAllowed, StoreError, QueueUnavailable, TakenOver)):
+            return False
+        delivery.apologising = delivery.posted or delivery.attempted_often_enough
+        return delivery.apologising
+
+    async def _before_new_message(self, delivery: Delivery) -> None:
+        if delivery.posted or delivery.apologising or delivery.claim is None:
+            return
+        await self._ledger.step(delivery.claim, "sending")
+        delivery.posted = True
+
     async def _edit_placeholder(
-        self, claim: Claim, context: TurnContext, activity: Activity
+        self, delivery: Delivery, context: TurnContext, activity: Activity
     ) -> ResourceResponse | None:
-        placeholder, claim.replaces = claim.replaces, None
+        placeholder, delivery.placeholder = delivery.placeholder, None
         if placeholder is None or not context.channel.supports_update:
             return None
         try:
@@ -196,157 +206,61 @@ class Deliveries:
                 raise
             # The user deleted the placeholder: the answer comes as a new message.
             return None
-        claim.activity_ids.append(placeholder)
+        delivery.activity_ids.append(placeholder)
         return ResourceResponse(id=placeholder)
 
-    async def _claim(
-        self,
-        item: WorkItem,
-        conversation_id: str,
-        what: str,
-        expectation: Callable[[], Awaitable[Document | None]] | None,
-    ) -> Claim | datetime | str:
-        """The claim; or how the delivery ended before; or when to look again, because another worker holds it."""
-        token = self._new_id()
-        while True:
-            expected = await expectation() if expectation else None
-            body: JsonObject = {
-                "id": id_for("delivery", item.key),
-                CONVERSATIONS.partition_key: conversation_id,
-                "kind": "delivery",
-                "key": item.key,
-                "what": what,
-                "replaces": expected.body["replaces"] if expected else None,
-                "created": time_text(self._now()),
-                "ttl": int(KEPT.total_seconds()),
-                **self._held("claimed", token),
-            }
-            operations: list[Operation] = [Create(body)]
-            if expected is not None:
-                operations.append(Delete(expected.id, expected.etag))
-            try:
-                await self._store.batch(CONVERSATIONS, conversation_id, operations)
-            except DocumentExists:
-                # The work is known: or it is our own write, repeated by the client after a time-out; the token tells.
-                break
-            except DocumentChanged:
-                # Another callback used this expectation up; there may be a later one for us.
-                continue
-            break
-        stored = await self._store.read(CONVERSATIONS, conversation_id, str(body["id"]))
-        if stored is None:
-            raise StoreUnavailable(f"The ledger's record of {item.key!r} was written and is not found")
-        if stored.body["token"] == token:
-            return Claim(stored, replaces=stored.body["replaces"])
-        return await self._take_over(stored, token, item, conversation_id)
-
-    async def _take_over(
-        self, stored: Document, token: str, item: WorkItem, conversation_id: str
-    ) -> Claim | datetime | str:
-        status = stored.body["status"]
-        if status in SETTLED:
-            return f"done before ({status})"
-        held_until = parse_time(stored.body["heldUntil"])
-        if held_until > self._now():
-            return held_until
-        claim = Claim(stored, replaces=stored.body["replaces"])
-        if status == "sending":
-            what = stored.body["what"]
-            return await self._park(item, conversation_id, what, claim, "Unsure", "a worker ended while it sent")
-        await self._write(claim, self._held("claimed", token))
-        return claim
-
-    def _held(self, status: str, token: str) -> dict[str, Any]:
-        now = self._now()
-        return {"status": status, "token": token, "heldUntil": time_text(now + LEASE), "updated": time_text(now)}
-
-    async def _step(self, claim: Claim, status: str, **changes: Any) -> None:
-        await self._write(claim, {**self._held(status, claim.document.body["token"]), **changes})
-
-    async def _write(self, claim: Claim, changes: dict[str, Any]) -> None:
-        body = {**claim.document.body, **changes}
-        try:
-            claim.document = await self._store.replace(CONVERSATIONS, body, claim.document.etag)
-        except DocumentChanged as error:
-            raise _TakenOver from error
-
-    async def _after_channel_error(
-        self, item: WorkItem, conversation_id: str, what: str, claim: Claim | None, error: ChannelError
-    ) -> str:
-        logger.warning("Delivery %r: %s", item.key, error)
-        posted = claim is not None and claim.posted
-        done = bool(claim and claim.activity_ids)
-        if claim is not None and error.decision in ("unsent", "throttled") and not done:
+    async def _after_channel_error(self, delivery: Delivery, error: ChannelError) -> str:
+        if error.decision in ("unsent", "throttled") and not delivery.activity_ids:
             # Nothing was sent: the claim goes back, and the work is tried again when the channel wants it.
-            claim.posted = False
-            if error.decision == "throttled":
-                await self._release(claim)
-                at = self._now() + (error.retry_after or THROTTLED)
-                await self._queue.send(item.put_back().to_message(at=at))
-                return f"throttled until {at:%H:%M:%S}"
-            return await self._again(item, conversation_id, what, claim, "ChannelUnreachable", str(error))
-        if error.decision == "ambiguous" and not posted:
+            delivery.posted = False
+            if error.decision == "unsent":
+                return await self._again(delivery, "ChannelUnreachable", str(error))
+            await self._release(delivery)
+            at = self._now() + (error.retry_after or THROTTLED)
+            await self._queue.send(delivery.item.put_back().to_message(at=at))
+            return f"throttled until {at:%H:%M:%S}"
+        if error.decision == "ambiguous" and not delivery.posted:
             # It was an edit, and an edit may be repeated.
-            return await self._again(item, conversation_id, what, claim, "ChannelFailed", str(error))
+            return await self._again(delivery, "ChannelFailed", str(error))
         if error.decision in ("ambiguous", "unsent", "throttled"):
-            return await self._park(item, conversation_id, what, claim, "Unsure", str(error))
-        reason = {"gone": "ConversationGone", "blocked": "Blocked", "misconfigured": "Misconfigured"}.get(
-            error.decision, "Rejected"
-        )
-        return await self._bury(item, conversation_id, what, claim, reason, str(error))
+            return await self._park(delivery, "Unsure", str(error))
+        return await self._bury(delivery, REASONS[error.decision], str(error))
 
-    async def _again(
-        self, item: WorkItem, conversation_id: str, what: str, claim: Claim | None, reason: str, explanation: str
-    ) -> str:
+    async def _again(self, delivery: Delivery, reason: str, explanation: str) -> str:
         """Try later: first the claim goes back, then the copy onto the queue, and only then is the message settled."""
-        following = item.next_attempt()
+        following = delivery.item.next_attempt()
         if following is None:
-            return await self._bury(item, conversation_id, what, claim, reason, explanation)
-        if claim is not None and not claim.posted:
-            # Where the store is not reached either, the next attempt waits until the lease is over.
-            with suppress(StoreError):
-                await self._release(claim)
+            return await self._bury(delivery, reason, explanation)
+        # Where the store is not reached either, the next attempt waits until the lease is over.
+        with suppress(StoreError):
+            await self._release(delivery)
         again, wait = following
         await self._queue.send(again.to_message(at=self._now() + wait))
         return f"failed ({reason}), again in {wait.total_seconds():.0f} s"
 
-    async def _release(self, claim: Claim | None) -> None:
-        if claim is not None:
-            changes = {"status": "claimed", "token": "", "heldUntil": time_text(self._now())}
-            await self._write(claim, changes)
+    async def _release(self, delivery: Delivery) -> None:
+        if delivery.claim is not None and not delivery.posted:
+            await self._ledger.release(delivery.claim)
 
-    async def _park(
-        self, item: WorkItem, conversation_id: str, what: str, claim: Claim | None, reason: str, explanation: str
-    ) -> str:
+    async def _park(self, delivery: Delivery, reason: str, explanation: str) -> str:
         sentence = f"It may have been sent ({explanation}); look at the conversation before sending it again."
-        await self._end("parked", item, conversation_id, what, claim, reason, sentence)
+        await self._end(delivery, "parked", reason, sentence)
         return f"parked ({reason})"
 
-    async def _bury(
-        self, item: WorkItem, conversation_id: str, what: str, claim: Claim | None, reason: str, explanation: str
-    ) -> str:
-        await self._end("dead", item, conversation_id, what, claim, reason, explanation)
+    async def _bury(self, delivery: Delivery, reason: str, explanation: str) -> str:
+        await self._end(delivery, "dead", reason, explanation)
         return f"dead ({reason})"
 
-    async def _end(
-        self,
-        status: str,
-        item: WorkItem,
-        conversation_id: str,
-        what: str,
-        claim: Claim | None,
-        reason: str,
-        explanation: str,
-    ) -> None:
+    async def _end(self, delivery: Delivery, status: str, reason: str, explanation: str) -> None:
         # The dead letter first: a death between the two writes must leave too much said, not too little.
         await self._dead_letters.add(
-            key=item.key,
-            what=what,
+            key=delivery.item.key,
+            what=delivery.what,
             reason=reason,
             explanation=explanation,
-            payload=item.to_message().body,
-            conversation=conversation_id,
-            attempts=item.attempt,
+            payload=delivery.item.to_message().body,
+            conversation=delivery.conversation_id,
+            attempts=delivery.item.attempt,
         )
-        if claim is not None:
-            await self._step(claim, status, reason=reason)
+        if delivery.claim is not None:
+            await self._ledger.step(delivery.claim, status, reason=reason)

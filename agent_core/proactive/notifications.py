@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from agent_core.activity.activity import Activity
@@ -16,7 +17,7 @@ from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
-from agent_core.proactive.deliveries import Claim, Deliveries
+from agent_core.proactive.deliveries import Deliveries, Delivery
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.schedules import Schedule, Schedules
@@ -152,11 +153,14 @@ class Notifications:
             )
             return
 
-        async def run(claim: Claim) -> None:
-            def prepare(context: TurnContext) -> None:
-                self._deliveries.watch(claim, context)
-
-            await self._proactive.continue_conversation(conversation, handler, value=schedule.value, prepare=prepare)
+        async def run(delivery: Delivery) -> None:
+            await self._proactive.continue_conversation(
+                conversation,
+                handler,
+                value=schedule.value,
+                prepare=partial(self._deliveries.watch, delivery),
+                may_apologise=partial(self._deliveries.gives_up, delivery),
+            )
 
         if await self._deliveries.deliver(item, conversation.id, run, what=f"occurrence {name!r}"):
             # Only so that `cancel` can tell; the ledger already knows.
@@ -168,7 +172,7 @@ class Notifications:
             return schedule.continuation, self._continuations[schedule.continuation]
         activity = Activity.from_dict(schedule.activity or {})
 
-        async def send(context: TurnContext, state: TurnState) -> None:
+        async def notification(context: TurnContext, state: TurnState) -> None:
             await context.send_activity(activity)
 
-        return "notification", send
+        return notification.__name__, notification

@@ -80,6 +80,7 @@ class Proactive:
         value: Any = None,
         name: str = CONTINUE_CONVERSATION,
         prepare: Callable[[TurnContext], None] | None = None,
+        may_apologise: Callable[[Exception], bool] | None = None,
     ) -> None:
         """Run a handler as a turn in a stored conversation, with its state, through the middleware.
 
@@ -87,6 +88,7 @@ class Proactive:
             value: what the handler finds in `context.activity.value`.
             name: what the handler finds in `context.activity.name`.
             prepare: called with the context before the middleware, to add hooks to it.
+            may_apologise: asked whether the `@agent.error` handler may speak about an error; it may if not given.
 
         Raises:
             ConversationNotFound: no conversation is stored under that id.
@@ -101,6 +103,7 @@ class Proactive:
             callbacks=self._callbacks,
             identity=conversation.identity,
             proactive=True,
+            runtime=self._adapter,
         )
         context.chosen(getattr(handler, "__name__", name))
         if prepare is not None:
@@ -110,7 +113,11 @@ class Proactive:
             async with self._conversations.turn(context) as state:
                 await handler(context, state)
 
-        await self._adapter.run_turn(context, logic, self._on_turn_error)
+        async def on_error(context: TurnContext, error: Exception) -> None:
+            if may_apologise is None or may_apologise(error):
+                await self._on_turn_error(context, error)
+
+        await self._adapter.run_turn(context, logic, on_error)
 
     async def create_conversation(
         self,

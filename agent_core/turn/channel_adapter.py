@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol, Self
 
 from agent_core.activity.activity import Activity
@@ -46,10 +48,19 @@ class ChannelAdapter(ABC):
 
     Args:
         now: tells the time; the turns' `context.now` comes from here.
+        sleep: waits on the same clock; paces streaming responses.
+        new_id: makes an id that nobody else has.
     """
 
-    def __init__(self, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        now: Callable[[], datetime],
+        sleep: Callable[[timedelta], Awaitable[None]] | None = None,
+        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+    ) -> None:
         self.now = now
+        self.sleep = sleep or _sleep
+        self.new_id = new_id
         self._middleware = MiddlewareSet()
 
     def use(self, *middleware: Middleware) -> Self:
@@ -115,3 +126,7 @@ class ChannelAdapter(ABC):
         Raises:
             ChannelError: the channel did not create it.
         """
+
+
+async def _sleep(delay: timedelta) -> None:
+    await asyncio.sleep(delay.total_seconds())

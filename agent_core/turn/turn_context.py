@@ -13,8 +13,13 @@ from agent_core.activity.activity_values import InvokeResponse
 from agent_core.activity.channels import Channel, channel_of
 from agent_core.activity.conversation_reference import ConversationReference, ResourceResponse
 from agent_core.activity.message_factory import MessageFactory
+from agent_core.activity.received_attachments import ReceivedAttachment, received_attachments
 from agent_core.errors import NotSupported, TurnEnded
 from agent_core.turn.claims_identity import ClaimsIdentity
+from agent_core.turn.outgoing import fit, with_fewer_actions, within_size
+from agent_core.turn.stream_protocol import is_stream
+from agent_core.turn.stream_sender import Runtime
+from agent_core.turn.streaming_response import StreamingResponse
 
 SendHook = Callable[
     ["TurnContext", Sequence[Activity], Callable[[Sequence[Activity]], Awaitable[list[ResourceResponse]]]],
@@ -75,7 +80,9 @@ class TurnContext:
         callbacks: Callbacks | None = None,
         identity: ClaimsIdentity | None = None,
         proactive: bool = False,
+        runtime: Runtime | None = None,
     ) -> None:
+        """`runtime` is the adapter, as a rule; without one, streaming responses are one message each."""
         self.activity = activity.without_mention_of_recipient()
         self.identity = identity or ClaimsIdentity()
         self.now = now
@@ -86,6 +93,8 @@ class TurnContext:
         self.proactive = proactive
         self._sender = sender
         self._callbacks = callbacks
+        self._runtime = runtime
+        self._stream: StreamingResponse | None = None
         self._ended = False
         self._send_hooks: list[SendHook] = []
         self._update_hooks: list[UpdateHook] = []
@@ -113,18 +122,54 @@ class TurnContext:
 
     @property
     def channel(self) -> Channel:
-        """What this channel can do; ask before trying."""
-        products = (entity for entity in self.activity.entities if entity.type == "ProductInfo")
-        product = next(products, None)
-        return channel_of(self.activity.channel_id, product.to_dict().get("id") if product else None)
+        """What this channel can do in this conversation; ask before trying."""
+        conversation = self.activity.conversation
+        return channel_of(
+            self.activity.channel,
+            self.activity.sub_channel,
+            conversation_type=conversation.conversation_type if conversation else None,
+            is_group=conversation.is_group if conversation else None,
+        )
+
+    @property
+    def attachments(self) -> tuple[ReceivedAttachment, ...]:
+        """What the user sent along: files, pictures and cards."""
+        return received_attachments(self.activity)
+
+    @property
+    def streaming_response(self) -> StreamingResponse:
+        """An answer that the user sees while it grows: `async with context.streaming_response as stream:`.
+
+        The same one until its block is over, then a new one. One message at the end where the channel shows no growing
+        text (`context.channel.supports_streaming`), where the caller takes all replies at once (expectReplies), and
+        where the agent acts as a user of its own (agentic identities).
+        """
+        self._check_running()
+        if self._stream is None or self._stream.ended:
+            streams = (
+                self.channel.supports_streaming
+                and self.activity.delivery_mode != "expectReplies"
+                and not self.activity.is_agentic
+            )
+            self._stream = StreamingResponse(self, self._runtime if streams else None)
+        return self._stream
+
+    def buffer_streams(self) -> None:
+        """Let each streaming response of this turn be one message, whatever the channel can do."""
+        self._runtime = None
 
     async def send_activity(self, activity: Activity | str) -> ResourceResponse:
         """Send a text (Markdown) or an activity to this conversation.
 
+        What the channel cannot show is left out, such as a typing indicator, or suggested actions beyond its number. A
+        text too long for one message is sent as several.
+
         Returns:
-            The new activity's id; None in it where the channel gave none (Teams, for some).
+            The new activity's id, of several that of the first; None in it where the channel gave none (Teams, for a
+            text with an attachment: send them apart if you need the ids) and where nothing was sent.
 
         Raises:
+            MessageTooLarge: the channel takes no message of that size, and it cannot be split; nothing was sent.
             ChannelError: the channel did not take it; its `decision` says what that calls for.
             TurnEnded: the turn is over.
         """
@@ -134,19 +179,27 @@ class TurnContext:
         """Send several in this order; the first that fails ends it, and what was sent before stays sent."""
         self._check_running()
         reference = self.activity.get_conversation_reference()
-        outgoing = [_as_activity(each).addressed_to(reference) for each in activities]
+        channel = self.channel
+        # Before the hooks: whoever counts messages must see those that are sent.
+        fitted = [fit(_addressed(_as_activity(each), reference), channel) for each in activities]
+        outgoing = [part for parts in fitted for part in parts]
+        if not outgoing:
+            return [ResourceResponse() for _ in fitted]
         send = partial(self._sender.send_activities, self)
         for hook in reversed(self._send_hooks):
             send = partial(_with_hook, hook, self, send)
         responses = await send(outgoing)
         self.responded = self.responded or bool(responses)
-        return responses
+        following = iter(responses)
+        sent = [[next(following, ResourceResponse()) for _ in parts] for parts in fitted]
+        return [responses[0] if responses else ResourceResponse() for responses in sent]
 
     async def update_activity(self, activity: Activity) -> ResourceResponse:
         """Edit the message with `activity.id`; an edit may be repeated without harm.
 
         Raises:
             NotSupported: the channel cannot edit messages (`context.channel.supports_update`).
+            MessageTooLarge: an edit cannot be split; nothing was sent.
             ChannelError: see `send_activity`.
         """
         self._check_running()
@@ -155,6 +208,7 @@ class TurnContext:
         if not self.channel.supports_update:
             raise NotSupported(f"Channel {self.channel.id!r} cannot edit messages; ask context.channel.supports_update")
         addressed = activity.addressed_to(self.conversation).replace(id=activity.id)
+        addressed = within_size(with_fewer_actions(addressed, self.channel), self.channel)
         update: Callable[[Activity], Awaitable[ResourceResponse]] = partial(self._sender.update_activity, self)
         for hook in reversed(self._update_hooks):
             update = partial(_with_hook, hook, self, update)
@@ -223,6 +277,12 @@ class TurnContext:
 
 async def _with_hook(hook: Callable[..., Awaitable[Any]], context: TurnContext, inner: Any, outgoing: Any) -> Any:
     return await hook(context, outgoing, inner)
+
+
+def _addressed(activity: Activity, reference: ConversationReference) -> Activity:
+    addressed = activity.addressed_to(reference)
+    # The parts of a stream are the only new activities with an id of the sender's: the stream's.
+    return addressed.replace(id=activity.id) if is_stream(activity) else addressed
 
 
 def _as_activity(activity: Activity | str) -> Activity:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from agent_core import Activity, AgentApplication, InvokeResponse, TurnContext, TurnState
 from agent_core.channel.cloud_adapter import AgentIdentity, CloudAdapter, HttpRequest, HttpResponse
@@ -14,7 +15,7 @@ from agent_core.channel.http_client import HttpClient
 from agent_core.channel.signing_keys import SigningKeys
 from agent_core.channel.token_validator import TokenValidator
 from agent_core.channel.url_guard import UrlGuard
-from agent_core.errors import NotAllowed, QueueUnavailable, SettingsError, StoreUnavailable
+from agent_core.errors import BadActivity, NotAllowed, QueueUnavailable, SettingsError, StoreUnavailable
 from agent_core.proactive.queue import QueueMessage
 from agent_core.store.memory_store import MemoryStore
 from agent_core.testing import ManualClock, MemoryQueue
@@ -130,6 +131,11 @@ async def test_a_message_is_answered_to_its_service(setting: Setting) -> None:
         ({"body": {"type": ""}}, (400, "MissingType")),
         ({"body": {"conversation": None}}, (400, "MissingConversation")),
         ({"body": {"conversation": {}}}, (400, "MissingConversation")),
+        ({"body": {"channelId": None}}, (400, "MissingChannel")),
+        ({"body": {"from": None}}, (400, "MissingFrom")),
+        ({"body": {"from": {"id": ""}}}, (400, "MissingFrom")),
+        ({"body": {"type": "invoke"}}, (400, "MissingName")),
+        ({"body": {"type": "event", "name": ""}}, (400, "MissingName")),
         ({"body": {"conversation": {"id": "x" * 1001}}}, (400, "ConversationIdTooLong")),
         ({"body": {"text": 7}}, (400, "BadSyntax")),
         ({"body": {"deliveryMode": "stream"}}, (400, "StreamNotSupported")),
@@ -192,6 +198,14 @@ async def test_an_invoke_is_answered_in_the_http_response(setting: Setting) -> N
     async def fails(context: TurnContext, state: TurnState) -> None:
         raise RuntimeError
 
+    @setting.agent.invoke("picky")
+    async def picky(context: TurnContext, state: TurnState) -> None:
+        raise BadActivity("'value.number' must be a number", code="BadValue")
+
+    @setting.agent.error
+    async def apologise(context: TurnContext, error: Exception) -> None:
+        assert not isinstance(error, BadActivity), "what the caller did wrong is told to the caller only"
+
     async def invoke(name: str) -> HttpResponse:
         return await setting.post(setting.activity(type="invoke", name=name, text=None))
 
@@ -203,6 +217,7 @@ async def test_an_invoke_is_answered_in_the_http_response(setting: Setting) -> N
     assert (answer.status, json.loads(answer.body)) == (412, {"why": "not now"})
     assert error_of(await invoke("unknown")) == (501, "NotImplemented")
     assert error_of(await invoke("fails")) == (500, "TurnFailed")
+    assert error_of(await invoke("picky")) == (400, "BadValue")
 
 
 async def test_expected_replies_are_the_body_and_no_call_is_made(setting: Setting) -> None:
@@ -258,7 +273,7 @@ async def test_without_a_store_the_channel_is_asked_to_try_again(setting: Settin
     async def away(*arguments: object, **named: object) -> None:
         raise StoreUnavailable("away")
 
-    setting.store.read = away  # type: ignore[method-assign, assignment]  # a fault of the store
+    setting.store.read = away  # type: ignore[method-assign]  # a fault of the store
     answer = await setting.post(setting.activity())
     assert error_of(answer) == (503, "Unavailable")
     assert "retry-after" in answer.headers
@@ -305,3 +320,51 @@ async def test_the_token_goes_nowhere_that_was_not_verified(http: HttpClient) ->
             await context.send_activity("x")
         with pytest.raises(NotAllowed):
             await context.update_activity(Activity(id="1", text="x"))
+
+
+async def test_p6_2_a_stream_goes_through_the_connector_with_its_id(setting: Setting) -> None:
+    """The id that the first answer gives comes back in the entity and in `id`; a message's own id never goes out."""
+
+    @setting.agent.message("stream")
+    async def stream(context: TurnContext, state: TurnState) -> None:
+        async with context.streaming_response as stream:
+            for count, word in enumerate(("One ", "two"), start=1):
+                stream.queue_text_chunk(word)
+                await setting.channel.wait_for(count)
+
+    setting.adapter.sleep = setting.clock.advance  # nobody else moves the time
+    assert (await setting.post(setting.activity(text="stream"))).status == 202
+    first, second, end = [call.body for call in setting.channel.calls]
+    assert (first["type"], first["text"], first.get("id")) == ("typing", "One ", None)
+    assert first["entities"] == [{"type": "streaminfo", "streamType": "streaming", "streamSequence": 1}]
+    assert (second["type"], second["text"], second["id"]) == ("typing", "One two", "sent1")
+    assert (end["type"], end["text"], end["id"]) == ("message", "One two", "sent1")
+    assert end["entities"][0]["streamId"] == "sent1"
+    assert all(call.path.endswith("/activities/in%2F1") for call in setting.channel.calls)
+
+
+async def test_p6_7_what_the_connector_says_reaches_the_stream(setting: Setting) -> None:
+    @setting.agent.message("stream")
+    async def stream(context: TurnContext, state: TurnState) -> None:
+        async with context.streaming_response as stream:
+            stream.queue_text_chunk("One")
+            await setting.channel.wait_for(1)
+
+    said = {"error": {"code": "ContentStreamNotAllowed", "message": "Content stream is not allowed"}}
+    setting.channel.answers = [lambda: Response(json.dumps(said), 403)]
+    assert (await setting.post(setting.activity(text="stream"))).status == 202
+    refused, message = [call.body for call in setting.channel.calls]
+    assert refused["type"] == "typing"
+    assert (message["type"], message["text"], "entities" in message) == ("message", "One", False)
+
+
+async def test_p6_8_expect_replies_gets_a_stream_as_one_message(setting: Setting) -> None:
+    @setting.agent.message("stream")
+    async def stream(context: TurnContext, state: TurnState) -> None:
+        async with context.streaming_response as stream:
+            stream.queue_informative_update("Looking")
+            stream.queue_text_chunk("One")
+
+    answer = await setting.post(setting.activity(text="stream", deliveryMode="expectReplies"))
+    assert [each["text"] for each in json.loads(answer.body)["activities"]] == ["One"]
+    assert setting.channel.calls == []

@@ -8,7 +8,7 @@ import pytest
 
 from agent_core import TurnContext, TurnState
 from agent_core.errors import ChannelError, ContinuationNotFound, RouteError, StoreUnavailable
-from agent_core.proactive.deliveries import LEASE
+from agent_core.proactive.ledger import LEASE
 from agent_core.proactive.work import LADDER
 from tests.proactive.setting import Setting
 
@@ -138,6 +138,52 @@ async def test_a_handler_that_recovers_answers_once() -> None:
     await setting.later(timedelta(seconds=5))
     assert setting.adapter.texts == ["Working on it", "Done"]
     assert await setting.dead_letters() == []
+
+
+@pytest.mark.parametrize("channel_id", ["emulator", "webchat"])
+async def test_the_error_handler_speaks_when_the_work_is_given_up_and_not_before(channel_id: str) -> None:
+    """Each attempt but the last is followed by another, which may succeed: nothing is to be told yet."""
+    setting = an_ordering_agent(channel_id)
+
+    @setting.agent.error
+    async def apologise(context: TurnContext, error: Exception) -> None:
+        await context.send_activity("Sorry")
+
+    await setting.adapter.say(setting.agent, "order")
+    await setting.callback({**CALLBACK, "value": {}})
+    for wait in LADDER:
+        assert setting.adapter.texts == ["Working on it"]
+        await setting.later(wait)
+    assert setting.adapter.texts == (["Sorry"] if channel_id == "emulator" else ["Working on it", "Sorry"])
+    assert [letter.reason for letter in await setting.dead_letters()] == ["HandlerFailed"]
+
+
+async def test_the_error_handler_does_not_speak_about_a_channel_that_fails() -> None:
+    setting = an_ordering_agent("webchat")
+
+    @setting.agent.error
+    async def apologise(context: TurnContext, error: Exception) -> None:
+        await context.send_activity("Sorry")
+
+    await setting.adapter.say(setting.agent, "order")
+    setting.adapter.failures = [ChannelError("timeout", decision="ambiguous")]
+    await setting.callback(CALLBACK)
+    assert setting.adapter.texts == ["Working on it"]
+
+
+async def test_a_handler_that_fails_after_it_spoke_is_parked_and_not_repeated() -> None:
+    setting = an_ordering_agent("webchat")
+
+    @setting.agent.continuation("half")
+    async def half(context: TurnContext, state: TurnState) -> None:
+        await context.send_activity("half")
+        raise RuntimeError("the other half")
+
+    await setting.adapter.say(setting.agent, "order")
+    await setting.callback({"conversationId": "c1", "continuation": "half"})
+    await setting.later(timedelta(hours=1))
+    assert setting.adapter.texts == ["Working on it", "half"]
+    assert [letter.reason for letter in await setting.dead_letters()] == ["FailedAfterSending"]
 
 
 async def test_a_throttled_answer_waits_as_long_as_the_channel_asks() -> None:

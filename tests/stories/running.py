@@ -34,6 +34,7 @@ class RunningApp:
             "NOTIFICATION_SCHEDULE": "* * * * * *",
             **environment,
         }
+        self.data = data
         self.http = HttpClient(read_timeout=15)
         self.log = data / "app.log"
         data.mkdir(parents=True, exist_ok=True)
@@ -55,10 +56,16 @@ class RunningApp:
                 await asyncio.sleep(0.05)
         raise AssertionError(f"The app does not answer:\n{self.log.read_text()}")
 
+    def kill_now(self) -> None:
+        """kill -9, without waiting for the end."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+
     async def kill(self) -> None:
         """kill -9."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
+        self.kill_now()
         await self._process.wait()
 
     async def interrupt(self) -> int:
@@ -81,6 +88,13 @@ class RunningApp:
             headers={"content-type": "application/json"},
             content=json.dumps(activity).encode(),
         )
+
+    async def post_or_fail(self, activity: dict[str, Any]) -> int | None:
+        """The status of a post; None if the app died over it."""
+        try:
+            return (await self.post(activity)).status
+        except (NotSent, NoAnswer):
+            return None
 
     async def command(self, *arguments: str) -> str:
         """`python -m agent_core …` in another process; returns what it prints."""

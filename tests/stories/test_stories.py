@@ -88,7 +88,7 @@ async def test_a_reminder_survives_the_death_of_the_process_and_arrives_once(
     await app.kill()
     await app.start()
     await arrived(channel, 2)
-    assert channel.texts[0].startswith("I will remind you at ")
+    assert channel.texts[0] == "I will remind you in 0 minutes."
     assert channel.texts[1] == "Time to check your order."
     # It is a message of its own and not the reply to one that is long past.
     assert "replyToId" not in channel.calls[1].body
