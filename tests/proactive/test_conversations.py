@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent_core import ClaimsIdentity, ConversationAccount, TurnContext, TurnState
+from agent_core import ClaimsIdentity, ConversationAccount, ProductInfo, TurnContext, TurnState
 from agent_core.errors import ConversationAmbiguous, ConversationNotFound
 from agent_core.store.document_store import CONVERSATIONS, Where
 from tests.proactive.setting import Setting
@@ -133,3 +133,18 @@ async def test_a_conversation_can_be_forgotten() -> None:
     assert await setting.agent.proactive.get_conversation("c1") is None
     with pytest.raises(ConversationNotFound, match="c1"):
         await setting.agent.proactive.send_activity("c1", "hello?")
+
+
+async def test_p1_21_a_stored_conversation_keeps_its_sub_channel_and_is_found_by_its_channel() -> None:
+    setting = Setting()
+    product = ProductInfo(id="COPILOT")
+    hello = setting.adapter.activity(text="hello", channel_id="msteams", entities=[product])
+    await setting.adapter.process(setting.agent, hello)
+    for channel_id in (None, "msteams", "msteams:COPILOT"):
+        conversation = await setting.agent.proactive.get_conversation("c1", channel_id)
+        assert conversation is not None
+        assert conversation.reference.channel_id == "msteams:COPILOT"
+    await setting.agent.proactive.send_activity("c1", "still here")
+    sent = setting.adapter.sent[-1]
+    assert (sent.text, sent.channel_id) == ("still here", "msteams")
+    assert sent.product_info == product
