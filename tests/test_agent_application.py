@@ -91,12 +91,14 @@ def an_answering_agent() -> Setting:
 async def test_the_first_route_that_matches_answers(
     activity_type: str, fields: dict[str, object], answer: list[str]
 ) -> None:
+    """P1.7, P1.11, section 1.3: types are compared exactly, unknown ones are passed over."""
     setting = an_answering_agent()
     await setting.adapter.process(setting.agent, setting.adapter.activity(activity_type, **fields))
     assert setting.adapter.texts == answer
 
 
 async def test_the_agents_own_mention_does_not_stand_in_the_way() -> None:
+    """P1.20: only the agent's own mention is taken out, ids compared in any case."""
     setting = an_answering_agent()
     mention = Entity(type="mention", text="<at>Agent</at>", mentioned=ChannelAccount(id="agent"))
     activity = setting.adapter.activity(text="<at>Agent</at> hello", entities=[mention])
