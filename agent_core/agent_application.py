@@ -8,7 +8,8 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from agent_core.activity.activity import Activity, InvokeResponse
+from agent_core.activity.activity import Activity
+from agent_core.activity.activity_values import InvokeResponse
 from agent_core.errors import BadActivity, InvalidCallback, RouteError
 from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations

@@ -77,8 +77,7 @@ def conversation_update(event_type: str | None) -> Selector:
     def selects(activity: Activity) -> bool:
         if activity.type != "conversationUpdate" or event_type is None:
             return activity.type == "conversationUpdate"
-        data = activity.channel_data  # may be any JSON, a primitive included
-        return isinstance(data, dict) and data.get("eventType") == event_type
+        return activity.teams_channel_data.event_type == event_type
 
     return selects
 

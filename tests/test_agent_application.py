@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from agent_core import Activity, ChannelAccount, Entity, InvokeResponse, TurnContext, TurnState
+from agent_core import Activity, ChannelAccount, InvokeResponse, Mention, TurnContext, TurnState
 from agent_core.errors import RouteError
 from tests.proactive.setting import Setting
 
@@ -100,7 +100,7 @@ async def test_the_first_route_that_matches_answers(
 async def test_the_agents_own_mention_does_not_stand_in_the_way() -> None:
     """P1.20: only the agent's own mention is taken out, ids compared in any case."""
     setting = an_answering_agent()
-    mention = Entity(type="mention", text="<at>Agent</at>", mentioned=ChannelAccount(id="agent"))
+    mention = Mention(text="<at>Agent</at>", mentioned=ChannelAccount(id="agent"))
     activity = setting.adapter.activity(text="<at>Agent</at> hello", entities=[mention])
     await setting.adapter.process(setting.agent, activity)
     assert setting.adapter.texts == ["hello"]

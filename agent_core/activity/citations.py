@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent_core.activity.activity import Entity
+from agent_core.activity.entities import Entity
 
 # Two pages of Microsoft's disagree, 10 and 20; the newer one, on sensitivity labels, says 20 and answers more with 400.
 MAX_CITATIONS = 20

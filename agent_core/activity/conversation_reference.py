@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from agent_core.activity.activity_types import RoleTypes
 from agent_core.activity.wire import WireObject, wire
+
+
+def split_channel_id(channel_id: str | None) -> tuple[str | None, str | None]:
+    """The channel and the sub-channel of an id such as `msteams:COPILOT`; None for what it does not name."""
+    channel, _, sub_channel = (channel_id or "").partition(":")
+    return channel or None, sub_channel or None
 
 
 class ChannelAccount(WireObject):
@@ -20,6 +27,20 @@ class ChannelAccount(WireObject):
     agentic_user_id: str | None = None
     properties: Any = None
 
+    def has_role(self, *roles: str) -> bool:
+        """Whether it has one of these roles, in any case."""
+        return (self.role or "").lower() in {role.lower() for role in roles}
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether it says of itself that it is an agent: the specification writes `agent`, most of the field `bot`."""
+        return self.has_role(RoleTypes.agent, RoleTypes.bot, RoleTypes.skill) or self.is_agentic
+
+    @property
+    def is_agentic(self) -> bool:
+        """Whether it is an agent with an identity of its own in the tenant, as an app or as a user."""
+        return self.has_role(RoleTypes.agentic_app_instance, RoleTypes.agentic_user)
+
 
 class ConversationAccount(WireObject):
     """A conversation on a channel; its `id` is opaque, and only unique within the channel."""
@@ -31,12 +52,14 @@ class ConversationAccount(WireObject):
     tenant_id: str | None = None
     aad_object_id: str | None = None
     role: str | None = None
+    properties: Any = None
 
 
 class ConversationReference(WireObject):
     """A place to speak: channel, conversation, the user, the agent, and the service that carries it.
 
-    The agent is `bot` on the wire, in every version of the protocol.
+    The agent is `bot` on the wire, in every version of the protocol. `channel_id` names the sub-channel too, if there
+    is one: `msteams:COPILOT`.
     """
 
     activity_id: str | None = None
@@ -52,6 +75,16 @@ class ConversationReference(WireObject):
     def conversation_id(self) -> str:
         """The conversation's id; empty if the reference has none."""
         return (self.conversation and self.conversation.id) or ""
+
+    @property
+    def channel(self) -> str | None:
+        """The channel without its sub-channel: what the token service and the store's keys go by."""
+        return split_channel_id(self.channel_id)[0]
+
+    @property
+    def sub_channel(self) -> str | None:
+        """What is inside the channel: `COPILOT` inside `msteams`."""
+        return split_channel_id(self.channel_id)[1]
 
 
 class ConversationParameters(WireObject):

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent_core.activity.activity import Activity, Attachment
+from agent_core.activity.activity import Activity
+from agent_core.activity.attachments import Attachment, ContentTypes
 
-# https://learn.microsoft.com/microsoftteams/platform/bots/how-to/bots-filesv4#message-activity-with-file-attachment-example
-FILE_DOWNLOAD_INFO = "application/vnd.microsoft.teams.file.download.info"
 _CARDS = ("application/vnd.microsoft.card.", "application/vnd.microsoft.teams.card.")
 
 
@@ -42,7 +41,7 @@ def received_attachments(activity: Activity) -> tuple[ReceivedAttachment, ...]:
 def _received(attachment: Attachment) -> ReceivedAttachment:
     content_type = attachment.content_type or ""
     is_image = content_type.lower().startswith("image/")
-    is_download = content_type == FILE_DOWNLOAD_INFO
+    is_download = content_type == ContentTypes.file_download_info
     fetchable = is_download or bool(attachment.content_url)
     content: Any = attachment.content
     file_type = content.get("fileType") if is_download and isinstance(content, Mapping) else None

@@ -14,7 +14,7 @@ from agent_core.activity.conversation_reference import (
     ConversationResourceResponse,
     ResourceResponse,
 )
-from agent_core.activity.wire import dump
+from agent_core.activity.json_text import dump
 from agent_core.channel.url_guard import UrlGuard, is_loopback
 from agent_core.errors import (
     BadActivity,

@@ -20,7 +20,7 @@ from agent_core.activity.conversation_reference import (
     ConversationResourceResponse,
     ResourceResponse,
 )
-from agent_core.activity.wire import dump
+from agent_core.activity.json_text import dump
 from agent_core.channel.http_client import HttpAnswer, HttpClient
 from agent_core.channel.token_provider import TokenProvider
 from agent_core.errors import ChannelError, Decision, NoAnswer, NotSent

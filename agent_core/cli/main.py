@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from agent_core.activity.wire import dump
+from agent_core.activity.json_text import dump
 from agent_core.errors import AgentError, SettingsError
 from agent_core.hosting import clock
 from agent_core.hosting.azure_services import AzureServices

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from agent_core.activity.wire import parse_object
+from agent_core.activity.json_text import parse_object
 from agent_core.errors import AgentError, BadActivity, ContinuationNotFound, ConversationNotFound, InvalidCallback
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversation import Conversation
@@ -110,7 +110,7 @@ class ExpectedCallbacks:
         """Store that this callback is to come; see `TurnContext.expect_callback`."""
         _ = self._continuations[continuation]
         reference = context.conversation
-        ticket = Ticket(reference.conversation_id, reference.channel_id, continuation, self._new_id())
+        ticket = Ticket(reference.conversation_id, reference.channel, continuation, self._new_id())
         await self._store.create(
             CONVERSATIONS,
             {
@@ -134,7 +134,7 @@ class ExpectedCallbacks:
             partition=conversation.id,
             where=[
                 Where("kind", "=", "expected_callback"),
-                Where("channel", "=", conversation.reference.channel_id or ""),
+                Where("channel", "=", conversation.reference.channel or ""),
                 Where("continuation", "=", callback.continuation),
             ],
             order_by="created",

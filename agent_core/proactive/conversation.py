@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from agent_core.activity.conversation_reference import ConversationReference
+from agent_core.activity.conversation_reference import ConversationReference, split_channel_id
 from agent_core.store.document_store import Document, id_for, parse_time, time_text
 from agent_core.turn.claims_identity import ClaimsIdentity
 
@@ -50,7 +50,7 @@ class Conversation:
             "kind": "conversation",
             "schemaVersion": 1,
             "status": self.status,
-            "channel": self.reference.channel_id,
+            "channel": self.reference.channel,
             "reference": self.reference.to_dict(),
             "claims": self.identity.persisted(),
             "serviceUrlVerified": self.identity.service_url_verified,
@@ -74,5 +74,5 @@ class Conversation:
 
 
 def conversation_document_id(channel_id: str | None) -> str:
-    """The id of the conversation document of a channel, inside the conversation's partition."""
-    return id_for("conversation", channel_id or "")
+    """The id of the conversation document of a channel, sub-channels included, inside the conversation's partition."""
+    return id_for("conversation", split_channel_id(channel_id)[0] or "")

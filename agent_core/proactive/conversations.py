@@ -148,7 +148,7 @@ def _user_partition(reference: ConversationReference) -> str | None:
     """A user is one person on one channel; a conversation that the agent created has none until somebody writes."""
     if reference.user is None or not reference.user.id:
         return None
-    return id_for("user", reference.channel_id or "", reference.user.id)
+    return id_for("user", reference.channel or "", reference.user.id)
 
 
 def _seen(before: Conversation | None, context: TurnContext) -> Conversation:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from agent_core.activity.wire import dump, parse_object
+from agent_core.activity.json_text import dump, parse_object
 from agent_core.errors import BadActivity, InvalidCallback
 from agent_core.proactive.queue import QueueMessage
 

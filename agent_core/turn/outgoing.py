@@ -10,9 +10,10 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from agent_core.activity.activity import Activity, Entity
+from agent_core.activity.activity import Activity
 from agent_core.activity.channels import Channel, SizeLimit
 from agent_core.activity.citations import MESSAGE_TYPE, cited_in
+from agent_core.activity.entities import Entity, Mention
 from agent_core.errors import MessageTooLarge
 from agent_core.turn.stream_protocol import is_stream
 
@@ -150,7 +151,8 @@ def _entities_of(entities: Sequence[Entity], text: str) -> tuple[Entity, ...]:
     kept: list[Entity | None] = []
     for entity in entities:
         if (entity.type or "").lower() == "mention":
-            kept.append(entity if entity.text and entity.text in text else None)
+            said = Mention.from_dict(entity.to_dict()).text
+            kept.append(entity if said and said in text else None)
         elif entity.type == MESSAGE_TYPE:
             kept.append(cited_in(entity, text))
         else:

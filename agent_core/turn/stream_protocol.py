@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from agent_core.activity.activity import Activity, Entity
+from agent_core.activity.activity import Activity
 from agent_core.activity.citations import message_entity
+from agent_core.activity.entities import StreamInfo
 from agent_core.errors import ChannelError
 
 StreamResult = Literal["success", "timeout", "error"]
@@ -36,34 +37,26 @@ def update(
     claims: Sequence[Mapping[str, Any]] = (),
 ) -> Activity:
     """One update: all of the text so far, or what the agent is doing before there is any."""
-    info = {"type": "streaminfo", "streamType": kind, "streamSequence": sequence}
-    if stream_id is not None:
-        info["streamId"] = stream_id
+    info = StreamInfo(stream_type=kind, stream_sequence=sequence, stream_id=stream_id)
     about = message_entity(claims)
     return Activity(
         type="typing",
         id=stream_id,
         text=text,
         text_format="markdown",
-        entities=[Entity.from_dict(info), *([about] if about else [])],
+        entities=[info, *([about] if about else [])],
     )
 
 
 def final(message: Activity, *, stream_id: str, result: StreamResult) -> Activity:
     """A message as the end of a stream. It has no sequence: Teams says it "must not be set", others ignore it."""
-    info = {"type": "streaminfo", "streamType": "final", "streamId": stream_id, "streamResult": result}
-    return message.replace(id=stream_id, entities=[Entity.from_dict(info), *message.entities])
-
-
-def stream_info(activity: Activity) -> Entity | None:
-    """The entity that makes an activity part of a stream; where there are several, all are ignored (A9246)."""
-    found = [entity for entity in activity.entities if (entity.type or "").lower() == "streaminfo"]
-    return found[0] if len(found) == 1 else None
+    info = StreamInfo(stream_type="final", stream_id=stream_id, stream_result=result)
+    return message.replace(id=stream_id, entities=[info, *message.entities])
 
 
 def is_stream(activity: Activity) -> bool:
     """Whether this is part of a stream: a `typing` activity with the text so far, or the message at its end."""
-    return stream_info(activity) is not None
+    return activity.stream_info is not None
 
 
 # What the channel says, in lower case; the codes alone do not tell (`ContentStreamNotAllowed` stands for four things).

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from agent_core.activity.activity import Activity, Attachment
+from agent_core.activity.activity import Activity
+from agent_core.activity.attachments import Attachment
 from agent_core.activity.channels import Channel, SizeLimit
 from agent_core.activity.citations import Citation, Citations, SensitivityLabel, message_entity, split_begun_marker
 from agent_core.turn.outgoing import fit

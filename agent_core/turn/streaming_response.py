@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
-from agent_core.activity.activity import Attachment
+from agent_core.activity.attachments import Attachment
 from agent_core.activity.citations import Citation, SensitivityLabel
 from agent_core.activity.conversation_reference import ResourceResponse
 from agent_core.errors import StreamCancelled, StreamEnded

@@ -8,7 +8,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
-from agent_core.activity.activity import Activity, InvokeResponse
+from agent_core.activity.activity import Activity
+from agent_core.activity.activity_values import InvokeResponse
 from agent_core.activity.channels import Channel, channel_of
 from agent_core.activity.conversation_reference import ConversationReference, ResourceResponse
 from agent_core.activity.message_factory import MessageFactory
@@ -122,12 +123,10 @@ class TurnContext:
     @property
     def channel(self) -> Channel:
         """What this channel can do in this conversation; ask before trying."""
-        products = (entity.to_dict().get("id") for entity in self.activity.entities if entity.type == "ProductInfo")
-        product = next(products, None)
         conversation = self.activity.conversation
         return channel_of(
-            self.activity.channel_id,
-            product if isinstance(product, str) else None,
+            self.activity.channel,
+            self.activity.sub_channel,
             conversation_type=conversation.conversation_type if conversation else None,
             is_group=conversation.is_group if conversation else None,
         )
@@ -150,7 +149,7 @@ class TurnContext:
             streams = (
                 self.channel.supports_streaming
                 and self.activity.delivery_mode != "expectReplies"
-                and not _is_agentic(self.activity)
+                and not self.activity.is_agentic
             )
             self._stream = StreamingResponse(self, self._runtime if streams else None)
         return self._stream
@@ -284,11 +283,6 @@ def _addressed(activity: Activity, reference: ConversationReference) -> Activity
     addressed = activity.addressed_to(reference)
     # The parts of a stream are the only new activities with an id of the sender's: the stream's.
     return addressed.replace(id=activity.id) if is_stream(activity) else addressed
-
-
-def _is_agentic(activity: Activity) -> bool:
-    role = activity.recipient.role if activity.recipient else None
-    return (role or "").lower() in ("agenticappinstance", "agenticuser")
 
 
 def _as_activity(activity: Activity | str) -> Activity:

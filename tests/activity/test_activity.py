@@ -1,6 +1,6 @@
 """An activity answers where it came from, and goes out as a sender should write it."""
 
-from agent_core import Activity, CardAction, ChannelAccount, ConversationAccount, Entity, MessageFactory
+from agent_core import Activity, CardAction, ChannelAccount, ConversationAccount, Mention, MessageFactory
 from agent_core.activity.activity import continuation_activity
 from agent_core.activity.channels import channel_of
 
@@ -69,8 +69,8 @@ def test_a_continuation_has_no_id_that_an_answer_could_reply_to() -> None:
 def test_the_mention_of_the_agent_is_taken_out_and_no_other() -> None:
     text = "<at>Agent</at> tell <at>Ada</at> hello"
     mentions = [
-        Entity(type="mention", text="<at>Agent</at>", mentioned=ChannelAccount(id="28:AGENT")),
-        Entity(type="mention", text="<at>Ada</at>", mentioned=ChannelAccount(id="29:ada")),
+        Mention(text="<at>Agent</at>", mentioned=ChannelAccount(id="28:AGENT")),
+        Mention(text="<at>Ada</at>", mentioned=ChannelAccount(id="29:ada")),
     ]
     activity = incoming(text=text, entities=mentions)
     assert activity.without_mention_of_recipient().text == "tell <at>Ada</at> hello"

@@ -6,7 +6,7 @@ import itertools
 from datetime import timedelta
 
 from agent_core import AgentApplication
-from agent_core.activity.wire import dump
+from agent_core.activity.json_text import dump
 from agent_core.proactive.dead_letters import DeadLetter
 from agent_core.proactive.queue import QueueMessage
 from agent_core.store.memory_store import MemoryStore

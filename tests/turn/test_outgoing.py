@@ -13,6 +13,7 @@ from agent_core import (
     ChannelAccount,
     ConversationAccount,
     Entity,
+    Mention,
     MessageFactory,
     SuggestedActions,
     TurnContext,
@@ -160,7 +161,7 @@ def test_p4_22_every_part_of_a_message_for_teams_stays_within_80_kb_of_utf_16() 
 def test_what_belongs_to_the_whole_message_is_said_once() -> None:
     claims = [Citation("Handbook").claim(1), Citation("Prices").claim(2)]
     about = message_entity(claims, generated_by_ai=True)
-    mention = Entity(type="mention", text="<at>Ada</at>", mentioned=ChannelAccount(id="29:ada"))
+    mention = Mention(text="<at>Ada</at>", mentioned=ChannelAccount(id="29:ada"))
     message = MessageFactory.suggested_actions(["Yes"], "First [1]. " * 371 + "\n\n<at>Ada</at> last [2]. " * 100)
     parts = fit(
         message.replace(channel_data={"a": 1}, speak="x", entities=[about, mention, Entity(type="other")]),
