@@ -6,6 +6,7 @@
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,8 @@ def use(activity: Activity) -> None:
     for moment in (activity.sent_at, activity.local_sent_at, activity.expires_at):
         assert moment is None or moment.tzinfo is not None
     for value_kind in (FileConsentCardResponse, CommandValue):
-        try:
+        with suppress(BadActivity):
             read_all(activity.value_as(value_kind))
-        except BadActivity as refused:
-            assert str(refused).startswith("'value")
     assert isinstance(activity.is_targeted or activity.is_agentic, bool)
     assert isinstance(activity.agentic_tenant_id, str | None)
     read_all(activity.without_mention_of_recipient())
@@ -124,14 +123,20 @@ def use(activity: Activity) -> None:
     assert None not in answer.to_dict().values()
 
 
-def only_bad_activity_or_lossless(body: bytes, value: Any) -> None:
+def read(body: bytes) -> Activity | BadActivity:
     try:
-        activity = Activity.from_json(body)
+        return Activity.from_json(body)
     except BadActivity as refused:
-        named = re.match(r"'([^'.\[]+)[^']*' must be (a|an|true) ", str(refused))
-        assert named, refused
+        return refused
+
+
+def only_bad_activity_or_lossless(body: bytes, value: Any) -> None:
+    activity = read(body)
+    if isinstance(activity, BadActivity):
+        named = re.match(r"'([^'.\[]+)[^']*' must be (a|an|true) ", str(activity))
+        assert named, activity
         assert named[1] in value
-        with pytest.raises(BadActivity, match=re.escape(str(refused))):
+        with pytest.raises(BadActivity, match=re.escape(str(activity))):
             Activity.from_dict(value)
         return
     expected = spelled(value)
@@ -188,9 +193,8 @@ def test_p1_2_a_damaged_payload_is_refused_by_name_or_loses_nothing(
 def test_bytes_that_were_damaged_are_refused_or_read(name: str, start: int, length: int, put: bytes) -> None:
     whole = PAYLOADS[name]
     start %= len(whole)
-    try:
-        activity = Activity.from_json(whole[:start] + put + whole[start + length :])
-    except BadActivity as refused:
-        assert refused.status == 400
+    activity = read(whole[:start] + put + whole[start + length :])
+    if isinstance(activity, BadActivity):
+        assert activity.status == 400
     else:
         use(activity)
