@@ -395,3 +395,11 @@ async def test_a_verified_caller_is_named_by_its_token(setting: Setting) -> None
     setting.adapter._identity = lambda: AgentIdentity("app", validator)
     await setting.post(setting.activity(text="who", callerId="urn:botframework:aadappid:evil"))
     assert seen == ["urn:botframework:azure"]
+
+
+async def test_p1_10_the_headers_of_teams_decide_nothing(setting: Setting) -> None:
+    """`x-ms-conversation-id` and `x-ms-tenant-id` are not part of what a token vouches for."""
+    headers = {**JSON, "x-ms-conversation-id": "another", "x-ms-tenant-id": ""}
+    assert (await setting.post(setting.activity(), headers)).status == 202
+    assert setting.channel.calls[0].path.startswith("/v3/conversations/c1/")
+    assert await setting.agent.proactive.get_conversation("another") is None
