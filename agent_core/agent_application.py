@@ -111,7 +111,14 @@ class AgentApplication:
 
         Such are `messageUpdate` and `messageDelete` (the user edited or deleted a message), `endOfConversation`,
         `typing`, `handoff`, `deleteUserData`, `contactRelationUpdate`, and whatever a channel invents.
+
+        Raises:
+            RouteError: an invoke is to be long-running; its answer is the HTTP response, which the channel waits for.
         """
+        if activity_type == "invoke" and long_running:
+            raise RouteError(
+                "An invoke cannot be long-running: its answer is the HTTP response. Use @agent.invoke(name)"
+            )
         return self._route(of_type(activity_type), long_running)
 
     def message(self, text: str | re.Pattern[str] | None = None, *, long_running: bool = False) -> Callable[[H], H]:

@@ -3,6 +3,7 @@
 import logging
 import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -91,12 +92,14 @@ def an_answering_agent() -> Setting:
 async def test_the_first_route_that_matches_answers(
     activity_type: str, fields: dict[str, object], answer: list[str]
 ) -> None:
+    """P1.7, P1.11, section 1.3: types are compared exactly, unknown ones are passed over."""
     setting = an_answering_agent()
     await setting.adapter.process(setting.agent, setting.adapter.activity(activity_type, **fields))
     assert setting.adapter.texts == answer
 
 
 async def test_the_agents_own_mention_does_not_stand_in_the_way() -> None:
+    """P1.20: only the agent's own mention is taken out, ids compared in any case."""
     setting = an_answering_agent()
     mention = Mention(text="<at>Agent</at>", mentioned=ChannelAccount(id="agent"))
     activity = setting.adapter.activity(text="<at>Agent</at> hello", entities=[mention])
@@ -166,7 +169,7 @@ async def test_a_long_running_turn_runs_from_the_queue_and_once() -> None:
 
 
 async def test_a_copy_of_a_long_running_message_is_queued_once() -> None:
-    """A channel that heard nothing for 15 seconds posts the same activity again."""
+    """P1.8: a channel that heard nothing for 15 seconds posts the same activity again, under the same ids."""
     setting = Setting()
 
     @setting.agent.message("report", long_running=True)
@@ -232,3 +235,83 @@ async def test_a_decorated_handler_is_still_the_function_it_was() -> None:
 
     context = TurnContext(setting.adapter, Activity(type="message"), now=setting.clock.now())
     assert await handler(context, TurnState()) == "returned"
+
+
+def test_p1_32_an_invoke_is_never_put_off() -> None:
+    setting = Setting()
+    with pytest.raises(RouteError, match="HTTP response"):
+        setting.agent.activity("invoke", long_running=True)
+
+
+# https://learn.microsoft.com/microsoftteams/platform/bots/how-to/conversations/subscribe-to-conversation-events and the
+# SDKs' own lists.
+TEAMS_INVOKES = [
+    "adaptiveCard/action",
+    "actionableMessage/executeAction",
+    "application/search",
+    "composeExtension/query",
+    "composeExtension/queryLink",
+    "composeExtension/anonymousQueryLink",
+    "composeExtension/selectItem",
+    "composeExtension/submitAction",
+    "composeExtension/fetchTask",
+    "composeExtension/querySettingUrl",
+    "composeExtension/setting",
+    "composeExtension/onCardButtonClicked",
+    "task/fetch",
+    "task/submit",
+    "tab/fetch",
+    "tab/submit",
+    "config/fetch",
+    "config/submit",
+    "fileConsent/invoke",
+    "handoff/action",
+    "message/submitAction",
+    "message/fetchTask",
+    "signin/verifyState",
+    "signin/tokenExchange",
+    "signin/failure",
+    "suggestedActions/submit",
+    "cardExtension/token",
+]
+
+
+@pytest.mark.parametrize("name", TEAMS_INVOKES)
+async def test_p1_33_every_invoke_of_teams_can_be_answered(name: str) -> None:
+    setting = Setting()
+
+    @setting.agent.invoke(name)
+    async def answer(context: TurnContext, state: TurnState) -> dict[str, str]:
+        return {"answered": context.activity.name or ""}
+
+    context = await setting.adapter.process(setting.agent, setting.adapter.activity("invoke", name=name))
+    assert context.invoke_response == InvokeResponse(status=200, body={"answered": name})
+
+
+async def test_p1_12_an_installation_in_a_team_speaks_of_the_channel_that_was_chosen() -> None:
+    setting = Setting()
+    seen: list[tuple[str | None, str, str]] = []
+
+    @setting.agent.installation
+    async def installed(context: TurnContext, state: TurnState) -> None:
+        team = context.activity.channel_data["team"]["id"]
+        seen.append((context.activity.action, context.activity.conversation_id, team))
+
+    payload = Path(__file__).parent / "payloads" / "teams_installed_in_channel.json"
+    await setting.adapter.process(setting.agent, Activity.from_json(payload.read_bytes()))
+    ((action, conversation, team),) = seen
+    assert action == "add"
+    assert conversation != team, "the General channel's id is the team's"
+
+
+@pytest.mark.parametrize(
+    ("payload", "conversation_type", "thread"),
+    [("teams_message", "personal", False), ("teams_channel_message", "channel", True)],
+)
+def test_p1_13_a_channel_message_names_its_thread_in_the_conversations_id(
+    payload: str, conversation_type: str, thread: bool
+) -> None:
+    activity = Activity.from_json((Path(__file__).parent / "payloads" / f"{payload}.json").read_bytes())
+    assert activity.conversation is not None
+    assert activity.conversation.conversation_type == conversation_type
+    assert (";messageid=" in activity.conversation_id) is thread

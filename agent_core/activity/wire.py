@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Self, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 from agent_core.activity.json_text import MAX_DEPTH, JsonObject, dump, parse, text_of
 from agent_core.errors import BadActivity
@@ -50,16 +51,15 @@ class WireObject:
         super().__init_subclass__()
         if lenient is not None:
             cls._lenient = lenient
-        hints = get_type_hints(cls)
         fields, kinds, defaults = dict(cls._fields), dict(cls._kinds), dict(cls._defaults)
-        for name in cls.__annotations__:
-            if get_origin(hints[name]) is ClassVar:
+        for name, annotation in cls.__annotations__.items():
+            if annotation.startswith("ClassVar"):
                 continue
             declared = cls.__dict__.get(name)
             wire_name, default = _camel(name), declared
             if isinstance(declared, _Declared):
                 wire_name, default = declared.name, declared.default
-            kind = _kind(hints[name])
+            kind = _kind_of(annotation, cls)
             field = (_LenientField if cls._lenient else _Field)(wire_name, kind)
             fields[name] = field
             setattr(cls, name, field)
@@ -318,6 +318,19 @@ _SIMPLE: dict[Any, tuple[tuple[type, ...], str]] = {
     int: ((int, float), "a number"),
     float: ((int, float), "a number"),
 }
+
+
+_COMMON = {f"{hint.__name__} | None": _Kind(*simple) for hint, simple in _SIMPLE.items()} | {"Any": _Kind((), "")}
+
+
+def _kind_of(annotation: str, cls: type[WireObject]) -> _Kind:
+    """What a field with this annotation may hold.
+
+    Annotations are text here (PEP 563). Nearly all are one of a few; evaluating each, as `typing.get_type_hints` does,
+    would be half of what importing this package costs.
+    """
+    known = _COMMON.get(annotation)
+    return known if known is not None else _kind(eval(annotation, vars(sys.modules[cls.__module__])))
 
 
 def _kind(hint: Any) -> _Kind:

@@ -147,7 +147,7 @@ def test_many_brackets_are_not_depth() -> None:
     assert json.loads(Activity.from_json(body).to_json()) == json.loads(body)
 
 
-def test_a_byte_order_mark_and_a_lone_surrogate_are_survived() -> None:
+def test_p1_1_a_byte_order_mark_and_a_lone_surrogate_are_survived() -> None:
     activity = Activity.from_json(b'\xef\xbb\xbf{"text": "\\ud800"}')
     assert json.loads(activity.to_json()) == {"text": "\ud800"}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from agent_core import Activity, AgentApplication, InvokeResponse, TurnContext, TurnState
+from agent_core import Activity, AgentApplication, ClaimsIdentity, InvokeResponse, TurnContext, TurnState
 from agent_core.channel.cloud_adapter import AgentIdentity, CloudAdapter, HttpRequest, HttpResponse
 from agent_core.channel.connector_client import ConnectorClient
 from agent_core.channel.http_client import HttpClient
@@ -98,6 +98,7 @@ def error_of(answer: HttpResponse) -> tuple[int, str]:
 
 
 async def test_a_message_is_answered_to_its_service(setting: Setting) -> None:
+    """P1.5, P4.1: what a sender leaves to the channel is left out; an answer goes to the reply route."""
     answer = await setting.post(setting.activity())
     assert (answer.status, answer.body) == (202, b"")
     (call,) = setting.channel.calls
@@ -147,6 +148,7 @@ async def test_a_message_is_answered_to_its_service(setting: Setting) -> None:
 async def test_bad_input_gets_a_clear_error_and_nothing_else_happens(
     setting: Setting, change: dict[str, Any], expected: tuple[int, str]
 ) -> None:
+    """P1.2, P1.9, section 1.2: required fields, wrong JSON types, size and depth."""
     body = change.pop("body", {})
     change["body"] = setting.activity(**body) if isinstance(body, dict) else body
     answer = await setting.post(**change)
@@ -183,6 +185,8 @@ async def test_a_handlers_exception_is_logged_once_and_never_shown(
 
 
 async def test_an_invoke_is_answered_in_the_http_response(setting: Setting) -> None:
+    """P1.30, P1.31, P1.34: what the handler returns is the answer; 501 unhandled, 400 a bad value, 500 a failure."""
+
     @setting.agent.invoke("task/fetch")
     async def fetch(context: TurnContext, state: TurnState) -> dict[str, object]:
         return {"task": {"type": "message", "value": "ü"}}
@@ -221,6 +225,8 @@ async def test_an_invoke_is_answered_in_the_http_response(setting: Setting) -> N
 
 
 async def test_expected_replies_are_the_body_and_no_call_is_made(setting: Setting) -> None:
+    """Section 1.7, A3113: the replies, and an invoke's body beside them."""
+
     @setting.agent.invoke("ask")
     async def ask(context: TurnContext, state: TurnState) -> dict[str, int]:
         await context.send_activities(["one", Activity(type="trace", name="t"), "two"])
@@ -249,6 +255,8 @@ async def test_a_long_running_message_is_acknowledged_before_it_runs(setting: Se
 
 
 async def test_traces_go_to_the_emulator_only(setting: Setting) -> None:
+    """Section 1.3, P4.4."""
+
     @setting.agent.message("trace")
     async def trace(context: TurnContext, state: TurnState) -> None:
         await context.send_activities([Activity(type="trace", name="t"), "seen"])
@@ -259,6 +267,7 @@ async def test_traces_go_to_the_emulator_only(setting: Setting) -> None:
 
 
 async def test_a_caller_cannot_say_who_it_is(setting: Setting) -> None:
+    """P1.6, A2251: what the wire says of the caller is discarded."""
     seen: list[str | None] = []
 
     @setting.agent.message("who")
@@ -368,3 +377,29 @@ async def test_p6_8_expect_replies_gets_a_stream_as_one_message(setting: Setting
     answer = await setting.post(setting.activity(text="stream", deliveryMode="expectReplies"))
     assert [each["text"] for each in json.loads(answer.body)["activities"]] == ["One"]
     assert setting.channel.calls == []
+
+
+async def test_a_verified_caller_is_named_by_its_token(setting: Setting) -> None:
+    """P1.6, A2252: `callerId` is what the validated token stands for."""
+    seen: list[str | None] = []
+
+    @setting.agent.message("who")
+    async def who(context: TurnContext, state: TurnState) -> None:
+        seen.append(context.activity.caller_id)
+
+    class Verified(TokenValidator):
+        async def validate(self, authorization: str | None, activity: Activity) -> ClaimsIdentity:
+            return ClaimsIdentity({"aud": "app"}, service_url_verified=True)
+
+    validator = Verified("app", SigningKeys(HttpClient(), setting.clock.now), setting.clock.now)
+    setting.adapter._identity = lambda: AgentIdentity("app", validator)
+    await setting.post(setting.activity(text="who", callerId="urn:botframework:aadappid:evil"))
+    assert seen == ["urn:botframework:azure"]
+
+
+async def test_p1_10_the_headers_of_teams_decide_nothing(setting: Setting) -> None:
+    """`x-ms-conversation-id` and `x-ms-tenant-id` are not part of what a token vouches for."""
+    headers = {**JSON, "x-ms-conversation-id": "another", "x-ms-tenant-id": ""}
+    assert (await setting.post(setting.activity(), headers)).status == 202
+    assert setting.channel.calls[0].path.startswith("/v3/conversations/c1/")
+    assert await setting.agent.proactive.get_conversation("another") is None

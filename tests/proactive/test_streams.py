@@ -104,3 +104,20 @@ async def test_a_typing_indicator_is_no_message() -> None:
     await setting.later(timedelta(seconds=5))
     assert setting.adapter.texts == ["Done"]
     assert await setting.dead_letters() == []
+
+
+async def test_p6_11_a_stream_in_a_long_running_turn_outlives_the_answer_to_its_channel() -> None:
+    """The HTTP answer is given when the turn is on the queue; the stream is a worker's, however long it takes."""
+    setting = Setting()
+
+    @setting.agent.message("tell", long_running=True)
+    async def tell(context: TurnContext, state: TurnState) -> None:
+        async with context.streaming_response as stream:
+            for word in ("One ", "two ", "three"):
+                stream.queue_text_chunk(word)
+                await setting.clock.sleep(timedelta(seconds=20))
+
+    assert await setting.adapter.say(setting.agent, "tell") == []
+    await setting.clock.run(setting.work())
+    assert [activity.type for activity in setting.adapter.sent] == ["typing", "typing", "typing", "message"]
+    assert setting.adapter.texts == ["One two three"]
