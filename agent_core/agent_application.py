@@ -272,16 +272,19 @@ class AgentApplication:
         """A message of the agent's own work queue. Raises like `receive_callback`."""
         try:
             item = WorkItem.from_message(message)
-        except InvalidCallback as error:
+            await self._work_on(item)
+        except (BadActivity, InvalidCallback, AttributeError, LookupError, TypeError, ValueError) as error:
+            # What handlers raise is dealt with further down: this is about the message itself, and stays wrong.
             await self.dead_letters.add(
                 key=f"work:{message.message_id}",
                 what="work",
-                reason=error.reason,
-                explanation=str(error),
+                reason=error.reason if isinstance(error, InvalidCallback) else "NotWork",
+                explanation="The work queue is for what the agent sends itself; this is none of it",
                 payload=message.body,
             )
-            logger.warning("Delivery: work dead (%s), message %r", error.reason, message.message_id)
-            return
+            logger.warning("Delivery: work dead, message %r is none of ours", message.message_id, exc_info=True)
+
+    async def _work_on(self, item: WorkItem) -> None:
         if item.kind == "callback":
             await self._callbacks.work_on(item)
         elif item.kind == "occurrence":

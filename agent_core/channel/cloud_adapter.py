@@ -25,6 +25,7 @@ from agent_core.errors import (
     SettingsError,
     StoreError,
 )
+from agent_core.store.document_store import MAX_NAME, is_storable
 from agent_core.turn.channel_adapter import Agent, ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.turn_context import TurnContext
@@ -40,8 +41,6 @@ MAX_BODY = 1024 * 1024
 NAMED_TYPES = ("command", "commandResult", "event", "invoke")
 # Who called, as a verified token tells (appendix V of the specification); only the Bot Service's are let in by now.
 BOT_SERVICE_CALLER = "urn:botframework:azure"
-# A conversation's id is a partition key of the store, which ends at 2 KB.
-MAX_CONVERSATION_ID = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,12 +250,6 @@ def _activity(request: HttpRequest) -> Activity:
     # A caller's id is what its token says, never what its activity says (A2251).
     activity = Activity.from_json(request.body).replace(caller_id=None)
     _check_complete(activity)
-    if len(activity.conversation_id) > MAX_CONVERSATION_ID:
-        raise BadActivity(
-            f"The conversation's id has {len(activity.conversation_id)} characters; "
-            f"at most {MAX_CONVERSATION_ID} are allowed",
-            code="ConversationIdTooLong",
-        )
     if activity.delivery_mode == "stream":
         raise BadActivity("Delivery mode 'stream' is not served here; use 'normal'", code="StreamNotSupported")
     return activity
@@ -271,6 +264,16 @@ def _check_complete(activity: Activity) -> None:
         raise BadActivity("An activity needs a 'channelId' (A2020)", code="MissingChannel")
     if activity.from_property is None or not activity.from_property.id:
         raise BadActivity("An activity needs a 'from' with an 'id' (A2060)", code="MissingFrom")
+    ids = {
+        "conversation.id": activity.conversation_id,
+        "channelId": activity.channel_id,
+        "from.id": activity.from_property.id,
+        "id": activity.id or "-",
+    }
+    for name, value in ids.items():
+        # They name documents and stand in URLs.
+        if not is_storable(value):
+            raise BadActivity(f"{name!r} must be at most {MAX_NAME} characters of Unicode text", code="BadId")
     if activity.type in NAMED_TYPES and not activity.name:
         raise BadActivity(f"An activity of type {activity.type!r} needs a 'name'", code="MissingName")
 

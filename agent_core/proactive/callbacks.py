@@ -19,7 +19,7 @@ from agent_core.proactive.deliveries import Deliveries, Delivery
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import QueueMessage
 from agent_core.proactive.work import WorkItem
-from agent_core.store.document_store import CONVERSATIONS, Document, DocumentStore, Where, time_text
+from agent_core.store.document_store import CONVERSATIONS, Document, DocumentStore, Where, is_storable, time_text
 from agent_core.turn.turn_context import TurnContext
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,8 @@ class Callback:
         for name in ("conversationId", "continuation"):
             if not isinstance(body.get(name), str) or not body[name]:
                 raise InvalidCallback(f"A callback needs a string in {name!r}", reason="MissingField")
+        if not is_storable(body["conversationId"]):
+            raise InvalidCallback("A callback's 'conversationId' is too long, or no text", reason="InvalidConversation")
         for name in ("channelId", "ticket", "id"):
             if body.get(name) is not None and not isinstance(body[name], str):
                 raise InvalidCallback(f"A callback's {name!r} must be a string", reason="WrongType")

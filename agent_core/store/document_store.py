@@ -18,6 +18,10 @@ Operator = Literal["=", "<", "<=", ">", ">="]
 _GOOD_ID = re.compile(r"(?!\.\.?\Z)[A-Za-z0-9._:|~@=+-]{1,255}")
 
 
+# The longest name from outside, such as a conversation's id, that becomes a partition.
+MAX_NAME = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """A named set of documents, divided into partitions.
@@ -46,6 +50,14 @@ def checked_id(document_id: object) -> str:
     if not isinstance(document_id, str) or not _GOOD_ID.fullmatch(document_id):
         raise ValueError(f"A document id has 1 to 255 characters of A-Z a-z 0-9 . _ : | ~ @ = + -, not {document_id!r}")
     return document_id
+
+
+def is_storable(partition: str) -> bool:
+    """Whether every store takes this as a partition: up to 1000 characters and 2 KB, in UTF-8."""
+    try:
+        return 0 < len(partition) <= MAX_NAME and len(partition.encode()) <= 2048
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can say and UTF-8 cannot
+        return False
 
 
 def time_text(time: datetime) -> str:

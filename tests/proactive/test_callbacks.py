@@ -89,6 +89,8 @@ async def test_a_placeholder_that_the_user_deleted_is_answered_with_a_new_messag
         ({"continuation": "order_placed"}, "MissingField"),
         ({"conversationId": 7, "continuation": "order_placed"}, "MissingField"),
         ({"conversationId": "c1"}, "MissingField"),
+        ({**CALLBACK, "conversationId": "x" * 5000}, "InvalidConversation"),
+        (b'{"conversationId": "\\ud800", "continuation": "order_placed"}', "InvalidConversation"),
         ({**CALLBACK, "ticket": 7}, "WrongType"),
         ({**CALLBACK, "conversationId": "unknown"}, "ConversationNotFound"),
         ({**CALLBACK, "conversationId": "c1", "channelId": "slack"}, "ConversationNotFound"),
@@ -326,6 +328,14 @@ async def test_foreign_messages_on_the_work_queue_are_dead_letters() -> None:
     from agent_core.proactive.queue import QueueMessage
 
     setting = Setting()
-    for number, body in enumerate((b"x", b"{}", json.dumps({"kind": "callback", "key": 1}).encode())):
+    bodies = [b"x", b"{}", json.dumps({"kind": "callback", "key": 1}).encode()]
+    bodies += [
+        json.dumps({"kind": kind, "key": "k", "payload": payload, "attempt": 1, "wait": 0}).encode()
+        for kind in ("callback", "occurrence", "turn")
+        for payload in ({}, {"body": 1, "schedule": 1, "activity": 1}, {"body": {}, "messageId": "m", "activity": {}})
+    ]
+    for number, body in enumerate(bodies):
         await setting.agent.do_work(QueueMessage(body, f"w{number}"))
-    assert sorted(letter.reason for letter in await setting.dead_letters()) == ["InvalidJson", "NotWork", "NotWork"]
+    letters = await setting.dead_letters()
+    assert {letter.reason for letter in letters} == {"InvalidJson", "NotWork"}
+    assert len(letters) == len(bodies)
