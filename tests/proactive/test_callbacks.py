@@ -337,5 +337,5 @@ async def test_foreign_messages_on_the_work_queue_are_dead_letters() -> None:
     for number, body in enumerate(bodies):
         await setting.agent.do_work(QueueMessage(body, f"w{number}"))
     letters = await setting.dead_letters()
-    assert {letter.reason for letter in letters} == {"InvalidJson", "NotWork"}
+    assert {letter.reason for letter in letters} == {"InvalidJson", "MissingField", "NotWork"}
     assert len(letters) == len(bodies)
