@@ -38,13 +38,16 @@ def texts_in(channel: FakeChannel, conversation: str) -> list[str]:
     ]
 
 
-async def waiting_on_the_queue(data: Path) -> list[str]:
-    """The bodies of what the work queue still holds, put off or locked."""
-    queue = SqliteQueue(data / "queues.db", "agent-work", now=lambda: datetime.now(UTC))
-    try:
-        return [each.message.body.decode() for each in await queue.peek(1000)]
-    finally:
-        await queue.close()
+async def waiting_on_the_queues(data: Path) -> list[str]:
+    """The bodies of what the queues still hold: put off, or locked by a worker that died, until its lock expires."""
+    bodies = []
+    for name in ("agent-callbacks", "agent-work"):
+        queue = SqliteQueue(data / "queues.db", name, now=lambda: datetime.now(UTC))
+        try:
+            bodies += [each.message.body.decode() for each in await queue.peek(1000)]
+        finally:
+            await queue.close()
+    return bodies
 
 
 @pytest.mark.parametrize("fatal_call", [1, 2, 4, 5, 6, 8])
@@ -87,7 +90,7 @@ async def test_a_kill_while_the_channel_is_called_loses_nothing_and_doubles_noth
                 while True:
                     letters = [json.loads(line) for line in (await app.command("dead-letters", "--json")).splitlines()]
                     reported = {each["conversation"]: each["reason"] for each in letters}
-                    waiting = "".join(await waiting_on_the_queue(app.data))
+                    waiting = "".join(await waiting_on_the_queues(app.data))
                     kept = {each for each in promised if "Time to check your order." in texts_in(channel, each)}
                     if len(kept) + len(set(reported) - kept) + waiting.count('"occurrence"') >= len(promised):
                         break
@@ -135,7 +138,7 @@ async def test_conversations_and_callbacks_survive_kills_at_any_moment(tmp_path:
             async with asyncio.timeout(WAIT):
                 while not all(answer in texts_in(channel, each) for each in ordered):
                     letters = (await app.command("dead-letters", "--json")).splitlines()
-                    waiting = await waiting_on_the_queue(app.data)
+                    waiting = await waiting_on_the_queues(app.data)
                     done = [each for each in ordered if answer in texts_in(channel, each)]
                     if len(done) + len(letters) + len(waiting) >= len(ordered):
                         break
