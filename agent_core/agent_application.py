@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.activity_values import InvokeResponse
-from agent_core.errors import BadActivity, InvalidCallback, RouteError
+from agent_core.errors import BadActivity, InvalidCallback, QueueUnavailable, RouteError, StoreError
 from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversations import Conversations
@@ -231,6 +231,10 @@ class AgentApplication:
 
     async def on_turn_error(self, context: TurnContext, error: Exception) -> None:
         """Let the `@agent.error` handler speak; the caller logs the error itself."""
+        unheard = isinstance(error, (StoreError, QueueUnavailable)) and not context.responded
+        if unheard:
+            # Nothing was said, so the channel or the queue can try again; an apology would make that a second answer.
+            return
         if self._error_handler is None or isinstance(error, BadActivity):
             # A value that a handler refuses is the other side's mistake, which the answer names.
             return
@@ -244,7 +248,13 @@ class AgentApplication:
         found = self._routes.find(activity.without_mention_of_recipient())
         if found is None or not found[0].long_running:
             return False
-        parts = (activity.channel_id or "", activity.conversation_id, activity.id or self._new_id())
+        # An edit of a message has the message's id, and is another turn.
+        parts = (
+            activity.type or "",
+            activity.channel_id or "",
+            activity.conversation_id,
+            activity.id or self._new_id(),
+        )
         payload = {
             "activity": activity.to_dict(),
             "claims": identity.persisted(),

@@ -14,13 +14,13 @@ JsonObject = dict[str, Any]
 MAX_DEPTH = 64
 
 
-def parse_object(body: bytes | str) -> JsonObject:
+def parse_object(body: bytes | str, max_depth: int = MAX_DEPTH) -> JsonObject:
     """The JSON object in `body`.
 
     Raises:
         BadActivity: not UTF-8, not JSON (NaN and infinite numbers are not), not an object, or nested deeper than 64.
     """
-    return parse(text_of(body))
+    return parse(text_of(body), max_depth)
 
 
 def text_of(body: bytes | str) -> str:
@@ -31,7 +31,7 @@ def text_of(body: bytes | str) -> str:
         raise BadActivity("The body is not UTF-8", code="InvalidJson") from None
 
 
-def parse(text: str) -> JsonObject:
+def parse(text: str, max_depth: int = MAX_DEPTH) -> JsonObject:
     """Like `parse_object`, of a string without a byte order mark."""
     try:
         value = _DECODER.decode(text)
@@ -43,8 +43,8 @@ def parse(text: str) -> JsonObject:
     if not isinstance(value, dict):
         raise BadActivity("The body must be a JSON object", code="NotAnObject")
     # Fewer brackets than levels cannot be deep; that spares the walk for nearly all.
-    if text.count("{") + text.count("[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
-        raise BadActivity(f"The JSON is nested deeper than {MAX_DEPTH} levels", code="TooDeep")
+    if text.count("{") + text.count("[") > max_depth and _deeper_than(value, max_depth):
+        raise BadActivity(f"The JSON is nested deeper than {max_depth} levels", code="TooDeep")
     return value
 
 

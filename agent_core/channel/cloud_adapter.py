@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # loaded with the first request, so that a cold start is spar
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 1024 * 1024
+# A tunnel from the internet rewrites the host and leaves one of these behind.
+FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host")
 # Types that mean nothing without a name (A5001, A5401, A6310, A6411).
 NAMED_TYPES = ("command", "commandResult", "event", "invoke")
 # Who called, as a verified token tells (appendix V of the specification); only the Bot Service's are let in by now.
@@ -162,7 +164,7 @@ class CloudAdapter(ChannelAdapter):
             return await identity.validator.validate(authorization, activity)
         # Development without an app id: whoever reaches this machine's own address is taken at his word. The name in
         # the URL is checked too, or any web page could come in by a name of its own that resolves to this machine.
-        if not is_loopback(request.url):
+        if not is_loopback(request.url) or any(name in request.headers for name in FORWARDED):
             raise NotAuthenticated(
                 "Without an app id the agent answers on this machine's own address only; open it as localhost, "
                 "or set CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTID",

@@ -27,6 +27,8 @@ from agent_core.errors import ChannelError, Decision, NoAnswer, NotSent
 
 # A conversation that the concurrent work on it makes refuse us (412) is free again soon.
 BUSY_FOR = timedelta(seconds=1)
+# No channel means more; a date that overflows would fail every delivery instead of putting it off.
+LONGEST_WAIT = timedelta(days=1)
 
 # https://learn.microsoft.com/microsoftteams/platform/bots/build-conversational-capability#status-code-retry-guidance
 _BLOCKED = {
@@ -141,12 +143,12 @@ class ConnectorClient:
             return None
         try:
             if re.fullmatch(r"-?\d+(\.\d+)?", text):
-                return timedelta(seconds=max(0.0, float(text)))
+                return min(LONGEST_WAIT, timedelta(seconds=max(0.0, float(text))))
             date = parsedate_to_datetime(text)
         except (ValueError, OverflowError):
             return None
         date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        return max(timedelta(0), date - self._now())
+        return min(LONGEST_WAIT, max(timedelta(0), date - self._now()))
 
 
 def _decision(status: int, code: str | None, sub_code: str | None) -> Decision:

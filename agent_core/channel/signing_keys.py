@@ -57,25 +57,28 @@ class SigningKeys:
         return age > FRESH_FOR or (key_id not in self._keys and age > LOOK_AGAIN_AFTER)
 
     async def _refresh(self) -> None:
-        self._asked = self._now()
         try:
             answer = await self._http.request("GET", self._url, read_timeout=READ_TIMEOUT)
             if answer.status != 200:
                 raise ValueError(f"status {answer.status}")
             self._keys = _parsed(answer.body)
+            self._asked = self._now()
         except (AgentError, ValueError, KeyError, TypeError) as error:
             logger.warning("The signing keys could not be fetched, %d old ones serve: %s", len(self._keys), error)
-            if not self._keys:
-                # Without any key nobody can be let in; do not wait five minutes to look again.
-                self._asked = None
+            if self._keys:
+                # Without any key nobody can be let in, and the next one looks again; with old ones it can wait.
+                self._asked = self._now()
 
 
 def _parsed(body: bytes) -> dict[str, SigningKey]:
-    from jwt import PyJWK  # on first use: it brings cryptography
+    from jwt import PyJWK, PyJWTError  # on first use: it brings cryptography
 
     keys = {}
     for jwk in json.loads(body)["keys"]:
         if jwk.get("kty") == "RSA" and isinstance(jwk.get("kid"), str):
             endorsements = tuple(str(each) for each in jwk.get("endorsements") or ())
-            keys[jwk["kid"]] = SigningKey(PyJWK(jwk, algorithm="RS256").key, endorsements)
+            try:
+                keys[jwk["kid"]] = SigningKey(PyJWK(jwk, algorithm="RS256").key, endorsements)
+            except PyJWTError as error:
+                logger.warning("One of the signing keys cannot be used (%s)", type(error).__name__)
     return keys

@@ -51,6 +51,8 @@ class MsalTokenProvider:
                 raise ChannelError(
                     f"No token: the identity provider was not reached ({type(error).__name__})", decision="unsent"
                 ) from error
+        if result.get("error") in ("temporarily_unavailable", "server_error"):
+            raise ChannelError(f"No token yet: the identity provider says {result['error']}", decision="unsent")
         if "access_token" not in result:
             raise ChannelError(
                 f"No token for app {self._credentials.app_id}: {result.get('error', 'unknown error')}. "

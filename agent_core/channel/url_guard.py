@@ -55,7 +55,10 @@ def is_loopback(url: str) -> bool:
 
 def same_service(one: str, other: str) -> bool:
     """Whether two service URLs are the same, but for case of scheme and host, default port and trailing slash."""
-    return _normal(one) == _normal(other)
+    try:
+        return _normal(one) == _normal(other)
+    except ValueError:  # no URL at all, such as https://[
+        return False
 
 
 def _normal(url: str) -> tuple[str, str | None, int | None, str, str]:

@@ -179,7 +179,14 @@ class CallbackReceiver:
             await self._refuse(f"callback:{message.message_id}", message.body, error.reason, error)
             return
         payload = parse_object(message.body)
-        await self.work_on(WorkItem("callback", callback.key, {"body": payload, "messageId": message.message_id}))
+        item = WorkItem(
+            "callback",
+            callback.key,
+            {"body": payload, "messageId": message.message_id},
+            # Two publishers may use one id in two conversations.
+            scope=callback.conversation_id,
+        )
+        await self.work_on(item)
 
     async def work_on(self, item: WorkItem) -> None:
         """Continue the conversation; `item` is a callback's first attempt or a later one from the work queue."""

@@ -6,6 +6,7 @@ channel there is a moment at which a death leaves the outcome unknown. An edit h
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -29,6 +30,10 @@ THROTTLED = timedelta(seconds=30)
 REASONS = {"gone": "ConversationGone", "blocked": "Blocked", "misconfigured": "Misconfigured", "rejected": "Rejected"}
 
 
+class _CannotBeQueued(Exception):
+    """The work does not fit into a message of the queue."""
+
+
 @dataclass(slots=True)
 class Delivery:
     """One piece of proactive work in the hands of a worker.
@@ -37,6 +42,7 @@ class Delivery:
         what: for people, such as `callback 'order_placed'`.
         claim: the ledger's record, once it is ours.
         posted: a new message was begun, so a repeat could double it.
+        arrived: the channel took something; it need not have given an id for it.
         activity_ids: what the channel said it has.
         placeholder: the id of a message that the next one edits, until one did.
         apologising: the work has failed for good, and the error handler speaks.
@@ -47,12 +53,16 @@ class Delivery:
     what: str
     claim: Claim | None = None
     posted: bool = False
+    arrived: bool = False
     activity_ids: list[str] = field(default_factory=list)
     placeholder: str | None = None
     apologising: bool = False
+    # A handler may send from several tasks at once; the ledger is written by one after the other.
+    turns: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def note(self, sent: Sequence[ResourceResponse]) -> None:
         """The channel has these; every part of a stream comes with the id of the stream."""
+        self.arrived = True
         self.activity_ids += [each.id for each in sent if each.id and each.id not in self.activity_ids]
 
     @property
@@ -95,7 +105,10 @@ class Deliveries:
         started = self._now()
         outcome = "failed"
         try:
-            outcome = await self._attempt(delivery, run, expectation)
+            try:
+                outcome = await self._attempt(delivery, run, expectation)
+            except _CannotBeQueued as error:
+                outcome = await self._bury(delivery, "TooLarge", str(error))
         finally:
             milliseconds = round((self._now() - started).total_seconds() * 1000)
             logger.info(
@@ -118,10 +131,11 @@ class Deliveries:
             if isinstance(found, Settled):
                 return f"done before ({found.status})"
             if isinstance(found, Held):
-                await self._queue.send(item.put_back().to_message(at=found.until))
+                await self._put(item.put_back(), found.until)
                 return f"put off until {found.until:%H:%M:%S}, another worker has it"
             if isinstance(found, Unsure):
-                delivery.claim = found.claim
+                # Whatever fails from here on, this is never given back as if it had not been begun.
+                delivery.claim, delivery.posted = found.claim, True
                 return await self._park(delivery, "Unsure", "a worker ended while it sent")
             delivery.claim, delivery.placeholder = found, found.replaces
             await run(delivery)
@@ -175,7 +189,15 @@ class Deliveries:
                     delivery.note(sent)
             return responses
 
-        context.on_send_activities(send)
+        async def send_in_turn(
+            context: TurnContext,
+            activities: Sequence[Activity],
+            send_on: Callable[[Sequence[Activity]], Awaitable[list[ResourceResponse]]],
+        ) -> list[ResourceResponse]:
+            async with delivery.turns:
+                return await send(context, activities, send_on)
+
+        context.on_send_activities(send_in_turn)
 
     def gives_up(self, delivery: Delivery, error: Exception) -> bool:
         """Whether the work fails for good with this, so that the error handler may tell the user.
@@ -206,18 +228,21 @@ class Deliveries:
                 raise
             # The user deleted the placeholder: the answer comes as a new message.
             return None
+        delivery.arrived = True
         delivery.activity_ids.append(placeholder)
         return ResourceResponse(id=placeholder)
 
     async def _after_channel_error(self, delivery: Delivery, error: ChannelError) -> str:
-        if error.decision in ("unsent", "throttled") and not delivery.activity_ids:
+        if error.decision in ("unsent", "throttled") and not delivery.arrived:
             # Nothing was sent: the claim goes back, and the work is tried again when the channel wants it.
             delivery.posted = False
             if error.decision == "unsent":
                 return await self._again(delivery, "ChannelUnreachable", str(error))
             await self._release(delivery)
-            at = self._now() + (error.retry_after or THROTTLED)
-            await self._queue.send(delivery.item.put_back().to_message(at=at))
+            # A channel that keeps saying "in a second" is asked less and less often.
+            patience = min(THROTTLED, timedelta(seconds=2 ** min(delivery.item.wait, 10) - 1))
+            at = self._now() + max(error.retry_after or THROTTLED, patience)
+            await self._put(delivery.item.put_back(), at)
             return f"throttled until {at:%H:%M:%S}"
         if error.decision == "ambiguous" and not delivery.posted:
             # It was an edit, and an edit may be repeated.
@@ -235,8 +260,14 @@ class Deliveries:
         with suppress(StoreError):
             await self._release(delivery)
         again, wait = following
-        await self._queue.send(again.to_message(at=self._now() + wait))
+        await self._put(again, self._now() + wait)
         return f"failed ({reason}), again in {wait.total_seconds():.0f} s"
+
+    async def _put(self, item: WorkItem, at: datetime) -> None:
+        try:
+            await self._queue.send(item.to_message(at=at))
+        except ValueError as error:
+            raise _CannotBeQueued(f"It failed, and to be tried again it is too large for the queue: {error}") from error
 
     async def _release(self, delivery: Delivery) -> None:
         if delivery.claim is not None and not delivery.posted:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from agent_core.activity.json_text import dump, parse_object
+from agent_core.activity.json_text import MAX_DEPTH, dump, parse_object
 from agent_core.errors import BadActivity, InvalidCallback
 from agent_core.proactive.queue import QueueMessage
 
@@ -24,6 +24,7 @@ class WorkItem:
 
     Attributes:
         key: what makes it the same work: a second item of the same key has no second effect.
+        scope: in what the key is unique, such as a conversation's id; empty where it is unique everywhere.
         payload: what the kind needs, as JSON.
         attempt: 1 for the first; waiting because the channel throttles does not count.
         wait: how often it was put back without counting as an attempt.
@@ -34,6 +35,7 @@ class WorkItem:
     payload: dict[str, Any]
     attempt: int = 1
     wait: int = 0
+    scope: str = ""
 
     def to_message(self, at: datetime | None = None) -> QueueMessage:
         """The queue message, to be received not before `at`.
@@ -47,9 +49,11 @@ class WorkItem:
                 "payload": self.payload,
                 "attempt": self.attempt,
                 "wait": self.wait,
+                "scope": self.scope,
             }
         )
-        digest = hashlib.sha256(self.key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+        named = f"{len(self.scope)}:{self.scope}{self.key}"
+        digest = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()[:40]
         return QueueMessage(
             body,
             message_id=f"{self.kind}-{digest}-{self.attempt}-{self.wait}",
@@ -61,23 +65,25 @@ class WorkItem:
     def from_message(cls, message: QueueMessage) -> WorkItem:
         """Raises InvalidCallback if this is none of ours."""
         try:
-            body = parse_object(message.body)
+            # What is wrapped may itself be as deep as JSON from outside may be.
+            body = parse_object(message.body, MAX_DEPTH + 8)
         except BadActivity as error:
             raise InvalidCallback(str(error), reason=error.code) from error
         kind, key, payload = body.get("kind"), body.get("key"), body.get("payload")
-        attempt, wait = body.get("attempt"), body.get("wait")
+        attempt, wait, scope = body.get("attempt"), body.get("wait"), body.get("scope", "")
         if (
             kind not in KINDS
             or not isinstance(key, str)
             or not isinstance(payload, dict)
             or not isinstance(attempt, int)
             or not isinstance(wait, int)
+            or not isinstance(scope, str)
         ):
             raise InvalidCallback(
                 "The work queue is for what the agent sends itself; publish callbacks to the callback queue",
                 reason="NotWork",
             )
-        return cls(kind, key, payload, attempt, wait)
+        return cls(kind, key, payload, attempt, wait, scope)
 
     def next_attempt(self) -> tuple[WorkItem, timedelta] | None:
         """The item to try next and how long to wait, or None when it was tried often enough."""
