@@ -1,12 +1,13 @@
 """An external system is done: once, in the right place, or with a reason why not."""
 
+import asyncio
 import json
 import logging
 from datetime import timedelta
 
 import pytest
 
-from agent_core import TurnContext, TurnState
+from agent_core import ConversationAccount, TurnContext, TurnState
 from agent_core.errors import ChannelError, ContinuationNotFound, RouteError, StoreUnavailable
 from agent_core.proactive.ledger import LEASE
 from agent_core.proactive.work import LADDER
@@ -339,3 +340,60 @@ async def test_foreign_messages_on_the_work_queue_are_dead_letters() -> None:
     letters = await setting.dead_letters()
     assert {letter.reason for letter in letters} == {"InvalidJson", "MissingField", "NotWork"}
     assert len(letters) == len(bodies)
+
+
+async def test_messages_sent_side_by_side_are_all_sent_once() -> None:
+    """A handler may use asyncio.gather; the ledger's steps must not take the delivery away from each other."""
+    setting = an_ordering_agent("webchat")
+
+    @setting.agent.continuation("both")
+    async def both(context: TurnContext, state: TurnState) -> None:
+        await asyncio.gather(context.send_activity("A"), context.send_activity("B"))
+
+    await setting.adapter.say(setting.agent, "order")
+    await setting.callback({"conversationId": "c1", "continuation": "both"})
+    assert setting.adapter.texts == ["Working on it", "A", "B"]
+    assert await setting.dead_letters() == []
+
+
+async def test_one_id_in_two_conversations_is_two_callbacks() -> None:
+    setting = an_ordering_agent("webchat")
+    failures = {"c1": 1, "c2": 1}
+
+    @setting.agent.continuation("flaky")
+    async def flaky(context: TurnContext, state: TurnState) -> None:
+        conversation = context.activity.conversation_id
+        if failures[conversation]:
+            failures[conversation] -= 1
+            raise RuntimeError("once")
+        await context.send_activity(f"for {conversation}")
+
+    for number, conversation in enumerate(("c1", "c2")):
+        activity = setting.adapter.activity(text="order", conversation=ConversationAccount(id=conversation))
+        await setting.adapter.process(setting.agent, activity)
+        await setting.callback({"conversationId": conversation, "continuation": "flaky", "id": "same"}, f"m{number}")
+    await setting.later(timedelta(seconds=1))
+    assert setting.adapter.texts[2:] == ["for c1", "for c2"]
+
+
+async def test_a_store_that_hiccups_while_a_delivery_is_parked_does_not_make_it_sent_again() -> None:
+    setting = an_ordering_agent("webchat")
+    await setting.adapter.say(setting.agent, "order")
+    setting.adapter.failures = [_Killed()]  # type: ignore[list-item]  # what no handler catches
+    with pytest.raises(_Killed):
+        await setting.callback(CALLBACK)
+    await setting.clock.advance(LEASE + timedelta(seconds=1))
+    upsert, calls = setting.store.upsert, 0
+
+    async def away_once(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise StoreUnavailable("away")
+        return await upsert(*arguments, **named)  # type: ignore[arg-type]  # passed on as it came
+
+    setting.store.upsert = away_once  # type: ignore[method-assign, assignment]  # a fault of the store
+    await setting.callback(CALLBACK)
+    await setting.later(timedelta(hours=1))
+    assert setting.adapter.texts == ["Working on it"]
+    assert [letter.reason for letter in await setting.dead_letters()] == ["Unsure"]
