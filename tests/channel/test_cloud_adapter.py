@@ -147,6 +147,7 @@ async def test_a_message_is_answered_to_its_service(setting: Setting) -> None:
         ({"body": {"serviceUrl": "http://198.51.100.7/"}}, (403, "ServiceUrlNotAllowed")),
         ({"body": {"serviceUrl": None}}, (403, "ServiceUrlNotAllowed")),
         ({"url": "http://rebound.example:7071/api/messages"}, (401, "NotLoopback")),
+        ({"headers": {**JSON, "x-forwarded-for": "198.51.100.7"}}, (401, "NotLoopback")),
     ],
 )
 async def test_bad_input_gets_a_clear_error_and_nothing_else_happens(

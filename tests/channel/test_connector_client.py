@@ -147,6 +147,7 @@ async def test_each_failure_says_what_it_calls_for(
         ("Mon, 05 Jan 2026 12:01:00 GMT", timedelta(minutes=1)),
         ("Mon, 05 Jan 2026 11:00:00 GMT", timedelta(0)),
         ("-3", timedelta(0)),
+        ("999999999", timedelta(days=1)),
         ("soon", None),
         ("1e300", None),
         ("nan", None),

@@ -1,5 +1,6 @@
 """Every check of the Bot Service's token, with real keys from a real key server."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -186,3 +187,21 @@ async def test_without_any_key_nobody_comes_in_and_the_next_one_looks_again(sett
     with pytest.raises(NotAuthenticated):
         await setting.validator.validate(setting.header(), ACTIVITY)
     await setting.validator.validate(setting.header(), ACTIVITY)
+
+
+async def test_many_at_a_cold_start_wait_for_the_same_keys(setting: Setting) -> None:
+    """Whoever comes while the keys are being fetched must not be told that his key is unknown."""
+    await asyncio.gather(*(setting.validator.validate(setting.header(), ACTIVITY) for _ in range(10)))
+    assert len(setting.server.calls) == 1
+
+
+async def test_one_bad_key_does_not_take_the_others_with_it(setting: Setting) -> None:
+    good = json.loads(jwks(k1=KEY))["keys"]
+    document = json.dumps({"keys": [{"kty": "RSA", "kid": "bad", "n": "AQ", "e": "AQAB"}, *good]})
+    setting.server.answers = [lambda: Response(document, media_type="application/json")]
+    await setting.validator.validate(setting.header(), ACTIVITY)
+
+
+async def test_a_service_url_that_is_none_is_another_service(setting: Setting) -> None:
+    with pytest.raises(NotAllowed):
+        await setting.validator.validate(setting.header(serviceurl="https://[bad/"), ACTIVITY)
