@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud
 from agent_core.errors import SettingsError
 
 # What names the channel's app, in the Agents SDK's words.
@@ -17,11 +18,14 @@ TENANT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__TENANTID"
 COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
 
+CLOUD = "AGENT_CLOUD"
+
 DEFAULTS = {
     "CALLBACK_QUEUE": "agent-callbacks",
     "WORK_QUEUE": "agent-work",
     "COSMOS_DATABASE": "agent",
     "AGENT_LOCAL_DATA": ".local",
+    CLOUD: PUBLIC.name,
 }
 
 # Set by the platform wherever the app runs in Azure: with one of them nothing counts as development.
@@ -72,6 +76,14 @@ class Settings:
         return app_id
 
     @property
+    def cloud(self) -> Cloud:
+        """The Microsoft cloud that the Azure Bot is in; SettingsError for a name that is none."""
+        name = self.require(CLOUD).lower()
+        if name not in CLOUDS:
+            raise SettingsError(f"The setting {CLOUD} is {name!r}; use one of: {', '.join(CLOUDS)}")
+        return CLOUDS[name]
+
+    @property
     def local_data(self) -> Path:
         """The folder for the embedded store and queue."""
         return Path(self.require("AGENT_LOCAL_DATA"))
@@ -100,6 +112,10 @@ class Settings:
             found.append(str(error))
         if app_id is not None and self.get(CLIENT_SECRET) is not None and self.get(TENANT_ID) is None:
             found.append(f"The setting {TENANT_ID} is missing: a client secret belongs to an app of one tenant.")
+        try:
+            _ = self.cloud
+        except SettingsError as error:
+            found.append(str(error))
         if not self.development and not self.has_cosmos:
             found.append(missing_connection(COSMOS, "accountEndpoint", "Cosmos DB"))
         if not self.development and not self.has_service_bus:

@@ -22,6 +22,23 @@ class ClaimsIdentity:
     claims: Mapping[str, str] = field(default_factory=dict, repr=False)
     service_url_verified: bool = False
 
+    @property
+    def caller_app_id(self) -> str | None:
+        """The app that asked for the token: `azp` in version 2 of Entra's tokens, `appid` in version 1."""
+        return self.claims.get("azp" if self.claims.get("ver") == "2.0" else "appid")
+
+    @property
+    def calling_agent(self) -> str | None:
+        """The app id of the agent that is calling; None where it is a channel, or the agent itself.
+
+        The rule of the Agents SDKs: Entra's tokens have a `ver`, the Bot Service's have none.
+        """
+        if "ver" not in self.claims:
+            return None
+        caller = self.caller_app_id
+        audience = self.claims.get("aud")
+        return caller if caller and audience and caller.lower() != audience.lower() else None
+
     def persisted(self) -> dict[str, str]:
         """The claims that may be stored."""
         return {name: self.claims[name] for name in PERSISTED_CLAIMS if name in self.claims}
