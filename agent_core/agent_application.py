@@ -6,16 +6,20 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.activity_values import InvokeResponse
+from agent_core.activity.json_text import dump
 from agent_core.errors import BadActivity, InvalidCallback, QueueUnavailable, RouteError, StoreError
 from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.deliveries import Deliveries, Delivery
+from agent_core.proactive.inbound import InboundTurns
+from agent_core.proactive.late_saves import LateSaves
 from agent_core.proactive.ledger import Ledger
 from agent_core.proactive.notifications import Notifications
 from agent_core.proactive.proactive import Proactive
@@ -34,7 +38,7 @@ from agent_core.routes import (
     suggestion,
 )
 from agent_core.store.document_store import DocumentStore
-from agent_core.turn.channel_adapter import ChannelAdapter
+from agent_core.turn.channel_adapter import Answer, ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.turn_context import Callbacks, TurnContext
 from agent_core.turn.turn_state import Handler
@@ -77,8 +81,12 @@ class AgentApplication:
         self._routes = Routes()
         self._error_handler: ErrorHandler | None = None
         self._continuations = Continuations()
-        self._conversations = Conversations(store)
         self.dead_letters = DeadLetters(store, adapter.now)
+        self._late_saves = LateSaves(store, queue, self.dead_letters, now=adapter.now, new_id=adapter.new_id)
+        self._conversations = Conversations(store, self._late_saves)
+        self._inbound = InboundTurns(
+            store, self._conversations, now=adapter.now, sleep=adapter.sleep, new_id=adapter.new_id
+        )
         ledger = Ledger(store, now=adapter.now, new_id=new_id)
         self._deliveries = Deliveries(ledger, queue, self.dead_letters, now=adapter.now)
         self._expected = ExpectedCallbacks(store, self._continuations, now=adapter.now, new_id=new_id)
@@ -211,23 +219,24 @@ class AgentApplication:
         """Where turns say that a callback is to come."""
         return self._expected
 
+    async def answer_once(self, context: TurnContext, turn: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Run the turn of an incoming activity, unless a copy of it was run before; keep the conversation and state."""
+        return await self._inbound.answer_once(context, turn)
+
     async def on_turn(self, context: TurnContext) -> None:
-        """Run the first handler that matches, with its state; the conversation is kept either way."""
-        async with self._conversations.turn(context) as state:
-            found = self._routes.find(context.activity)
-            if found is None:
-                advice = suggestion(context.activity)
-                logger.info(
-                    "No handler for this %r activity; this would have caught it: %s", context.activity.type, advice
-                )
-                return
-            route, match = found
-            context.chosen(getattr(route.handler, "__name__", "a handler"), match)
-            answer = await route.handler(context, state)
-            if context.activity.type == "invoke":
-                context.invoke_response = (
-                    answer if isinstance(answer, InvokeResponse) else InvokeResponse(status=200, body=answer)
-                )
+        """Run the first handler that matches, with `context.state`."""
+        found = self._routes.find(context.activity)
+        if found is None:
+            advice = suggestion(context.activity)
+            logger.info("No handler for this %r activity; this would have caught it: %s", context.activity.type, advice)
+            return
+        route, match = found
+        context.chosen(getattr(route.handler, "__name__", "a handler"), match)
+        answer = await route.handler(context, context.state)
+        if context.activity.type == "invoke":
+            response = answer if isinstance(answer, InvokeResponse) else InvokeResponse(status=200, body=answer)
+            dump(response.body)  # raises here, in the turn, for what no response can carry
+            context.invoke_response = response
 
     async def on_turn_error(self, context: TurnContext, error: Exception) -> None:
         """Let the `@agent.error` handler speak; the caller logs the error itself."""
@@ -299,6 +308,8 @@ class AgentApplication:
             await self._callbacks.work_on(item)
         elif item.kind == "occurrence":
             await self.notifications.work_on(item)
+        elif item.kind == "save":
+            await self._late_saves.work_on(item)
         else:
             await self._run_deferred_turn(item)
 
@@ -320,6 +331,7 @@ class AgentApplication:
                 runtime=self._adapter,
             )
             self._deliveries.watch(delivery, context)
-            await self._adapter.run_turn(context, self.on_turn, on_error)
+            async with self._conversations.turn(context, partial(self._deliveries.last_step, delivery)):
+                await self._adapter.run_turn(context, self.on_turn, on_error)
 
         await self._deliveries.deliver(item, activity.conversation_id, run, what="long-running turn")

@@ -6,6 +6,7 @@ AgentError
 ├── NotAllowed               a valid token, but not for this: 403
 ├── SettingsError            a setting is missing or wrong: name it, stop
 │   └── InvalidSchedule      a timer's expression is none, or never fires (`local.ncrontab`)
+├── Busy                     another copy of the activity is being handled: try again
 ├── TurnEnded                a context was used after its turn
 ├── StreamEnded              a streaming response was used outside of its block
 ├── StreamCancelled          the user stopped a streaming response; its block ends with it, and it goes no further
@@ -71,6 +72,10 @@ class NotAllowed(AgentError):
 
 class SettingsError(AgentError):
     """One or more settings are missing or wrong; the message names each and says how to mend it."""
+
+
+class Busy(AgentError):
+    """A copy of this activity is being handled, here or on another host, and takes its time: try again later."""
 
 
 class TurnEnded(AgentError):

@@ -18,7 +18,7 @@ from agent_core.activity.conversation_reference import (
 )
 from agent_core.errors import ChannelError
 from agent_core.proactive.queue import QueueMessage
-from agent_core.turn.channel_adapter import Agent, ChannelAdapter
+from agent_core.turn.channel_adapter import Agent, Answer, ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.stream_protocol import is_stream
 from agent_core.turn.turn_context import TurnContext
@@ -161,13 +161,21 @@ class TestAdapter(ChannelAdapter):
         return [activity.text for activity in self.sent[before:]]
 
     async def process(self, agent: Agent, activity: Activity, identity: ClaimsIdentity | None = None) -> TurnContext:
-        """Run one turn; what it raises comes out. Returns its context, which is over."""
+        """Run one turn; what it raises comes out. Returns its context, which is over.
+
+        An activity with an id that was processed before runs no turn, as it would not if a channel posted it again.
+        """
         identity = identity or ClaimsIdentity(service_url_verified=True)
         context = TurnContext(
             self, activity, now=self.now(), callbacks=agent.callbacks, identity=identity, runtime=self
         )
-        if not await agent.defer(activity, identity):
+
+        async def turn() -> Answer:
             await self.run_turn(context, agent.on_turn, agent.on_turn_error)
+            return Answer(200)
+
+        if not await agent.defer(activity, identity):
+            await agent.answer_once(context, turn)
         return context
 
     def own_identity(self) -> ClaimsIdentity:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agent_core.activity.activity import Activity
@@ -18,6 +19,7 @@ from agent_core.activity.json_text import dump
 from agent_core.channel.url_guard import UrlGuard, is_loopback
 from agent_core.errors import (
     BadActivity,
+    Busy,
     NotAllowed,
     NotAuthenticated,
     NotSupported,
@@ -26,7 +28,7 @@ from agent_core.errors import (
     StoreError,
 )
 from agent_core.store.document_store import MAX_NAME, is_storable
-from agent_core.turn.channel_adapter import Agent, ChannelAdapter
+from agent_core.turn.channel_adapter import Agent, Answer, ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.turn_context import TurnContext
 
@@ -126,36 +128,53 @@ class CloudAdapter(ChannelAdapter):
         return await self._run(activity, identity, agent)
 
     async def _run(self, activity: Activity, identity: ClaimsIdentity, agent: Agent) -> HttpResponse:
-        expects_replies = activity.delivery_mode == "expectReplies"
-        replies = ReplyBuffer()
+        replies = ReplyBuffer() if activity.delivery_mode == "expectReplies" else None
         context = TurnContext(
-            replies if expects_replies else self,
+            replies or self,
             activity,
             now=self.now(),
             callbacks=agent.callbacks,
             identity=identity,
             runtime=self,
         )
-        waits = expects_replies or activity.type == "invoke"
         try:
-            if not waits and await agent.defer(activity, identity):
+            if not _waits(activity) and await agent.defer(activity, identity):
                 return HttpResponse(202)
-            await self.run_turn(context, agent.on_turn, agent.on_turn_error)
+            answer = await agent.answer_once(context, partial(self._turn, context, agent, replies))
         except SettingsError as error:
             logger.error("The agent is not set up: %s", error)
             return _error(500, "NotConfigured", str(error))
+        except Busy as error:
+            return _error(503, "Busy", str(error), {"retry-after": "5"})
+        except (StoreError, QueueUnavailable) as error:
+            logger.error("Activity %r could not be handled: %s", activity.id, error)
+            if context.responded:
+                # A second try would say it all again.
+                return HttpResponse(202)
+            return _error(503, "Unavailable", "The agent cannot work right now; try again", {"retry-after": "5"})
+        return HttpResponse(answer.status) if answer.body is None else _json(answer.status, answer.body)
+
+    async def _turn(self, context: TurnContext, agent: Agent, replies: ReplyBuffer | None) -> Answer:
+        """Run the turn, and say how its activity is answered; raises only for what another try can mend."""
+        waits = _waits(context.activity)
+        try:
+            await self.run_turn(context, agent.on_turn, agent.on_turn_error)
+        except SettingsError:
+            raise
         except BadActivity as error:
             # What a handler finds wrong with the value of an invoke is the caller's to know, and no failure of ours.
-            logger.info("A handler refused activity %r: %s", activity.id, error)
-            return _error(error.status, error.code, str(error)) if waits else HttpResponse(202)
+            logger.info("A handler refused activity %r: %s", context.activity.id, error)
+            return _failure(error.status, error.code, str(error)) if waits else Answer(202, failed=True)
         except Exception as error:
-            logger.exception("The turn of activity %r failed", activity.id)
+            logger.exception("The turn of activity %r failed", context.activity.id)
             if isinstance(error, (StoreError, QueueUnavailable)) and not context.responded:
-                return _error(503, "Unavailable", "The agent cannot work right now; try again", {"retry-after": "5"})
+                raise
             return (
-                _error(500, "TurnFailed", "The turn failed; the agent's log says why") if waits else HttpResponse(202)
+                _failure(500, "TurnFailed", "The turn failed; the agent's log says why")
+                if waits
+                else Answer(202, failed=True)
             )
-        return _answer(context, replies if expects_replies else None)
+        return _answer(context, replies)
 
     async def _authenticate(self, request: HttpRequest, activity: Activity) -> ClaimsIdentity:
         identity = self._identity()
@@ -287,19 +306,32 @@ def _stays_here(activity: Activity, context: TurnContext) -> bool:
     return activity.type == "invokeResponse"
 
 
-def _answer(context: TurnContext, replies: ReplyBuffer | None) -> HttpResponse:
+def _waits(activity: Activity) -> bool:
+    """Whether the caller takes the answer from the HTTP response."""
+    return activity.delivery_mode == "expectReplies" or activity.type == "invoke"
+
+
+def _answer(context: TurnContext, replies: ReplyBuffer | None) -> Answer:
     status, body = 202, None
     if context.activity.type == "invoke":
         response = context.invoke_response
         if response is None:
-            return _error(501, "NotImplemented", "No handler answers this invoke")
+            return Answer(501, _error_body("NotImplemented", "No handler answers this invoke"))
         status, body = response.status or 200, response.body
     if replies is None:
-        return _json(status, body) if body is not None else HttpResponse(status)
+        return Answer(status, body)
     collected: dict[str, Any] = {"activities": [each.to_dict() for each in replies.activities]}
     if body is not None:
         collected["body"] = body
-    return _json(200 if status == 202 else status, collected)
+    return Answer(200 if status == 202 else status, collected)
+
+
+def _failure(status: int, code: str, message: str) -> Answer:
+    return Answer(status, _error_body(code, message), failed=True)
+
+
+def _error_body(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message}}
 
 
 def _json(status: int, body: Any, headers: Mapping[str, str] | None = None) -> HttpResponse:
@@ -307,4 +339,4 @@ def _json(status: int, body: Any, headers: Mapping[str, str] | None = None) -> H
 
 
 def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> HttpResponse:
-    return _json(status, {"error": {"code": code, "message": message}}, headers)
+    return _json(status, _error_body(code, message), headers)

@@ -209,6 +209,7 @@ class CallbackReceiver:
                 value=callback.value,
                 prepare=partial(self._deliveries.watch, delivery),
                 may_apologise=partial(self._deliveries.gives_up, delivery),
+                mark=partial(self._deliveries.last_step, delivery),
             )
 
         await self._deliveries.deliver(

@@ -16,8 +16,9 @@ from datetime import datetime, timedelta
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import ResourceResponse
 from agent_core.errors import ChannelError, NotAllowed, QueueUnavailable, StoreError
+from agent_core.proactive.claims import Mark, TakenOver
 from agent_core.proactive.dead_letters import DeadLetters
-from agent_core.proactive.ledger import Claim, Expectation, Held, Ledger, Settled, TakenOver, Unsure
+from agent_core.proactive.ledger import Claim, Expectation, Held, Ledger, Settled, Unsure
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.work import WorkItem
 from agent_core.turn.stream_protocol import is_stream
@@ -46,6 +47,7 @@ class Delivery:
         activity_ids: what the channel said it has.
         placeholder: the id of a message that the next one edits, until one did.
         apologising: the work has failed for good, and the error handler speaks.
+        settled: the ledger's last step is written together with the turn's state.
     """
 
     item: WorkItem
@@ -57,6 +59,7 @@ class Delivery:
     activity_ids: list[str] = field(default_factory=list)
     placeholder: str | None = None
     apologising: bool = False
+    settled: bool = False
     # A handler may send from several tasks at once; the ledger is written by one after the other.
     turns: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -139,7 +142,8 @@ class Deliveries:
                 return await self._park(delivery, "Unsure", "a worker ended while it sent")
             delivery.claim, delivery.placeholder = found, found.replaces
             await run(delivery)
-            await self._ledger.step(found, "sent", activityIds=delivery.activity_ids)
+            if not delivery.settled:
+                await self._ledger.step(found, "sent", activityIds=delivery.activity_ids)
             return "sent"
         except ChannelError as error:
             logger.warning("Delivery %r: %s", item.key, error)
@@ -198,6 +202,13 @@ class Deliveries:
                 return await send(context, activities, send_on)
 
         context.on_send_activities(send_in_turn)
+
+    def last_step(self, delivery: Delivery) -> Mark | None:
+        """The ledger's `sent`, for the batch in which the turn's state is kept."""
+        if delivery.claim is None:
+            return None
+        delivery.settled = True
+        return self._ledger.mark(delivery.claim, "sent", activityIds=delivery.activity_ids)
 
     def gives_up(self, delivery: Delivery, error: Exception) -> bool:
         """Whether the work fails for good with this, so that the error handler may tell the user.

@@ -13,6 +13,7 @@ from agent_core.activity.conversation_reference import (
     ConversationReference,
     ResourceResponse,
 )
+from agent_core.proactive.claims import Mark
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
 from agent_core.turn.channel_adapter import ChannelAdapter, TurnErrorHandler
@@ -81,6 +82,7 @@ class Proactive:
         name: str = CONTINUE_CONVERSATION,
         prepare: Callable[[TurnContext], None] | None = None,
         may_apologise: Callable[[Exception], bool] | None = None,
+        mark: Callable[[], Mark | None] = lambda: None,
     ) -> None:
         """Run a handler as a turn in a stored conversation, with its state, through the middleware.
 
@@ -89,6 +91,7 @@ class Proactive:
             name: what the handler finds in `context.activity.name`.
             prepare: called with the context before the middleware, to add hooks to it.
             may_apologise: asked whether the `@agent.error` handler may speak about an error; it may if not given.
+            mark: called after the turn; what it returns is written in the batch that keeps the state.
 
         Raises:
             ConversationNotFound: no conversation is stored under that id.
@@ -110,14 +113,14 @@ class Proactive:
             prepare(context)
 
         async def logic(context: TurnContext) -> None:
-            async with self._conversations.turn(context) as state:
-                await handler(context, state)
+            await handler(context, context.state)
 
         async def on_error(context: TurnContext, error: Exception) -> None:
             if may_apologise is None or may_apologise(error):
                 await self._on_turn_error(context, error)
 
-        await self._adapter.run_turn(context, logic, on_error)
+        async with self._conversations.turn(context, mark):
+            await self._adapter.run_turn(context, logic, on_error)
 
     async def create_conversation(
         self,

@@ -1,4 +1,4 @@
-"""What the agent sends itself through its work queue: long-running turns, due occurrences, work to try again."""
+"""What the agent sends itself through its work queue: long turns, due occurrences, what is to be tried or saved again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from agent_core.activity.json_text import MAX_DEPTH, dump, parse_object
 from agent_core.errors import BadActivity, InvalidCallback
 from agent_core.proactive.queue import QueueMessage
 
-Kind = Literal["callback", "occurrence", "turn"]
-KINDS: tuple[Kind, ...] = ("callback", "occurrence", "turn")
+Kind = Literal["callback", "occurrence", "turn", "save"]
+KINDS: tuple[Kind, ...] = ("callback", "occurrence", "turn", "save")
 
 # How long after which failed attempt the next one is made; after the last, the work is a dead letter.
 LADDER = tuple(timedelta(seconds=seconds) for seconds in (1, 5, 30, 120, 600, 3600))

@@ -7,8 +7,9 @@ import logging
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import (
@@ -26,12 +27,35 @@ TurnLogic = Callable[[TurnContext], Awaitable[None]]
 TurnErrorHandler = Callable[[TurnContext, Exception], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How an incoming activity is answered.
+
+    Attributes:
+        status: the HTTP status.
+        body: JSON, or None for an empty body.
+        failed: the turn failed; what it changed in the state is not kept.
+    """
+
+    status: int
+    body: Any = None
+    failed: bool = False
+
+
 class Agent(Protocol):
     """What an adapter needs to know of the agent."""
 
     @property
     def callbacks(self) -> Callbacks:
         """Where its turns say that a callback is to come."""
+
+    async def answer_once(self, context: TurnContext, turn: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Run the turn of an incoming activity, with its state, unless it was run before; a copy gets the same answer.
+
+        Raises:
+            Busy: the turn of another copy runs still; let the channel try again.
+            StoreError: it was not run, or it failed before it said anything.
+        """
 
     async def on_turn(self, context: TurnContext) -> None:
         """Handle one activity."""

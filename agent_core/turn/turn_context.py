@@ -20,6 +20,7 @@ from agent_core.turn.outgoing import fit, with_fewer_actions, within_size
 from agent_core.turn.stream_protocol import is_stream
 from agent_core.turn.stream_sender import Runtime
 from agent_core.turn.streaming_response import StreamingResponse
+from agent_core.turn.turn_state import TurnState
 
 SendHook = Callable[
     ["TurnContext", Sequence[Activity], Callable[[Sequence[Activity]], Awaitable[list[ResourceResponse]]]],
@@ -64,6 +65,7 @@ class TurnContext:
     Attributes:
         activity: what came in, mentions of the agent removed from its text.
         identity: who sent it.
+        state: what is remembered of this conversation and user; saved after the turn if it did not fail.
         now: when the turn began, aware, UTC.
         invoke_response: the answer to an invoke activity, from the handler's return value.
         handled_by: the name of the handler that was chosen, None if there was none.
@@ -85,6 +87,7 @@ class TurnContext:
         """`runtime` is the adapter, as a rule; without one, streaming responses are one message each."""
         self.activity = activity.without_mention_of_recipient()
         self.identity = identity or ClaimsIdentity()
+        self.state = TurnState()
         self.now = now
         self._match: re.Match[str] | None = None
         self.invoke_response: InvokeResponse | None = None

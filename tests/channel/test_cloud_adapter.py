@@ -179,7 +179,7 @@ async def test_a_handlers_exception_is_logged_once_and_never_shown(
         await context.send_activity("Sorry")
 
     await setting.post(setting.activity())
-    answer = await setting.post(setting.activity(text="fail"))
+    answer = await setting.post(setting.activity(id="in/2", text="fail"))
     assert (answer.status, answer.body) == (202, b"")
     assert setting.channel.texts == ["Hello!", "Sorry"]
     assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
@@ -216,7 +216,7 @@ async def test_an_invoke_is_answered_in_the_http_response(setting: Setting) -> N
         assert not isinstance(error, BadActivity), "what the caller did wrong is told to the caller only"
 
     async def invoke(name: str) -> HttpResponse:
-        return await setting.post(setting.activity(type="invoke", name=name, text=None))
+        return await setting.post(setting.activity(type="invoke", id=f"in/{name}", name=name, text=None))
 
     answer = await invoke("task/fetch")
     assert (answer.status, json.loads(answer.body)) == (200, {"task": {"type": "message", "value": "ü"}})
