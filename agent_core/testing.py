@@ -18,7 +18,7 @@ from agent_core.activity.conversation_reference import (
 )
 from agent_core.errors import ChannelError
 from agent_core.proactive.queue import QueueMessage
-from agent_core.turn.channel_adapter import Agent, Answer, ChannelAdapter
+from agent_core.turn.channel_adapter import Agent, ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.stream_protocol import is_stream
 from agent_core.turn.turn_context import TurnContext
@@ -165,18 +165,7 @@ class TestAdapter(ChannelAdapter):
 
         An activity with an id that was processed before runs no turn, as it would not if a channel posted it again.
         """
-        identity = identity or ClaimsIdentity(service_url_verified=True)
-        context = TurnContext(
-            self, activity, now=self.now(), callbacks=agent.callbacks, identity=identity, runtime=self
-        )
-
-        async def turn() -> Answer:
-            await self.run_turn(context, agent.on_turn, agent.on_turn_error)
-            return Answer(200)
-
-        if not await agent.defer(activity, identity):
-            await agent.answer_once(context, turn)
-        return context
+        return await self.receive(activity, identity or ClaimsIdentity(service_url_verified=True), agent)
 
     def own_identity(self) -> ClaimsIdentity:
         return ClaimsIdentity({"aud": "agent"}, service_url_verified=True)

@@ -20,7 +20,7 @@ from agent_core.errors import (
 from agent_core.proactive.claims import Mark, TakenOver
 from agent_core.proactive.conversation import Conversation, conversation_document_id
 from agent_core.proactive.late_saves import LateSaves
-from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, seen, user_partition
+from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, user_partition
 from agent_core.store.document_store import (
     CONVERSATIONS,
     USERS,
@@ -115,7 +115,7 @@ class Conversations:
         """Make the state ready, and store a conversation that is new or has moved to another service: whatever the
         handler starts then finds it, and a handler that fails does not lose it. Others are not written."""
         if record.is_news:
-            record.stored = await self._change(record.reference, lambda known: seen(known, record.context))
+            record.stored = await self._change(record.reference, record.introduced_to)
         record.context.state = record.state
 
     async def keep(self, record: TurnRecord, mark: Mark | None = None) -> None:
@@ -134,17 +134,16 @@ class Conversations:
                 await asyncio.gather(self._keep_conversation(record, mark), self._keep_user(record))
                 return
             except StoreUnavailable:
-                if number == TRIES:
-                    if not record.context.responded or not await self._late_saves.put_off(record, mark):
-                        raise
+                said_something = record.context.responded
+                if number == TRIES and not (said_something and await self._late_saves.put_off(record, mark)):
+                    raise
 
     async def _keep_conversation(self, record: TurnRecord, mark: Mark | None) -> None:
         if not record.is_changed and mark is None:
             return
         partition, document_id = record.reference.conversation_id, conversation_document_id(record.reference.channel_id)
         known = record.stored
-        # Turns of one process that end together write one after the other, so that few meet in the store.
-        async with self._locks.setdefault(document_id + partition, asyncio.Lock()):
+        async with self._lock(document_id + partition):
             for _ in range(MAX_CONFLICTS):
                 operations: list[Operation] = [Replace(mark.body, mark.document.etag)] if mark else []
                 if record.is_changed:
@@ -175,38 +174,46 @@ class Conversations:
         partition, user = user_partition(record.reference), record.user
         if partition is None or not record.state.user.changed:
             return
-        for _ in range(MAX_CONFLICTS):
-            merged = record.state.user.laid_over(user.body["state"] if user else {})
-            body: JsonObject = {"id": "state", USERS.partition_key: partition, "kind": "state", "state": merged}
-            try:
-                if user is None:
-                    await self._store.create(USERS, body)
-                else:
-                    await self._store.replace(USERS, body, user.etag)
-                return
-            except (DocumentExists, DocumentChanged):
-                user = await self._store.read(USERS, partition, "state")
+        async with self._lock(partition):
+            for _ in range(MAX_CONFLICTS):
+                merged = record.state.user.laid_over(user.body["state"] if user else {})
+                body: JsonObject = {"id": "state", USERS.partition_key: partition, "kind": "state", "state": merged}
+                try:
+                    if user is None:
+                        await self._store.create(USERS, body)
+                    else:
+                        await self._store.replace(USERS, body, user.etag)
+                    return
+                except (DocumentExists, DocumentChanged):
+                    user = await self._store.read(USERS, partition, "state")
         raise DocumentChanged(f"The state of user {partition!r} is written by too many at once; try again")
 
     async def _change(
-        self,
-        reference: ConversationReference,
-        change: Callable[[Conversation | None], Conversation],
-        known: Document | None = None,
+        self, reference: ConversationReference, change: Callable[[Conversation | None], Conversation | None]
     ) -> Document:
-        """Write what `change` makes of the stored conversation; whoever is second makes it of what the first wrote.
-
-        Args:
-            known: the document as it was just read; without it, it is read here.
-        """
+        """Write what `change` makes of the stored conversation, None for no change; whoever is second makes it of what
+        the first wrote."""
         conversation_id, document_id = reference.conversation_id, conversation_document_id(reference.channel_id)
-        for _ in range(MAX_CONFLICTS):
-            known = known or await self._store.read(CONVERSATIONS, conversation_id, document_id)
-            body = change(Conversation.from_document(known) if known else None).to_document()
-            try:
-                if known is None:
-                    return await self._store.create(CONVERSATIONS, body)
-                return await self._store.replace(CONVERSATIONS, body, known.etag)
-            except (DocumentExists, DocumentChanged):
-                known = None
+        async with self._lock(document_id + conversation_id):
+            for _ in range(MAX_CONFLICTS):
+                known = await self._store.read(CONVERSATIONS, conversation_id, document_id)
+                changed = change(Conversation.from_document(known) if known else None)
+                try:
+                    if known is None:
+                        if changed is None:
+                            break
+                        return await self._store.create(CONVERSATIONS, changed.to_document())
+                    if changed is None:
+                        return known
+                    return await self._store.replace(CONVERSATIONS, changed.to_document(), known.etag)
+                except (DocumentExists, DocumentChanged):
+                    continue
         raise DocumentChanged(f"Conversation {conversation_id!r} is written by too many at once; try again")
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """One for each document: who writes it in this process does so one after the other, so that few meet in the
+        store."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock

@@ -33,6 +33,8 @@ RENEWED_EVERY = timedelta(seconds=10)
 # How long a copy waits for the first to be done; the channel hangs up after 15 s.
 PATIENCE = timedelta(seconds=8)
 LOOKS_EVERY = timedelta(milliseconds=500)
+# A failure that took no longer than this leaves time for a second try.
+AT_ONCE = timedelta(seconds=1)
 # An answer longer than this is not kept for copies: it shares a document of at most 2 MB.
 MAX_ANSWER = 512 * 1024
 # An edit has the id of the message that it changes, and so has the next edit.
@@ -123,13 +125,23 @@ class InboundTurns:
             **held("running", token, self._now(), LEASE),
         }
         try:
-            return _Held(await self._store.create(CONVERSATIONS, body))
+            return _Held(await self._create(body))
         except DocumentExists:
             stored = await self._store.read(CONVERSATIONS, activity.conversation_id, body["id"])
         if stored is None:
             raise StoreUnavailable("The claim of an activity is there and is not found; try again")
         # Our own write, if its answer was lost and a client below us sent it again.
         return _Held(stored) if stored.body["token"] == token else stored
+
+    async def _create(self, body: JsonObject) -> Document:
+        """Again, if it fails at once: where the answer was lost we find our own claim, and need not wait it out."""
+        started = self._now()
+        try:
+            return await self._store.create(CONVERSATIONS, body)
+        except StoreUnavailable:
+            if self._now() - started > AT_ONCE:
+                raise
+        return await self._store.create(CONVERSATIONS, body)
 
     async def _await_other(self, activity: Activity, claim: Document | None) -> _Held | Answer:
         """The answer of the copy that was first, once it has one; or the claim, if that one died."""

@@ -51,6 +51,11 @@ class TurnRecord:
         """Whether the conversation is new, or has moved to another service."""
         return self.before is None or _has_moved(self.before, self.seen)
 
+    def introduced_to(self, known: Conversation | None) -> Conversation | None:
+        """What to store before the turn, over what is stored by now; None if another turn has done it."""
+        after = seen(known, self.context)
+        return after if known is None or _has_moved(known, after) else None
+
     @property
     def is_changed(self) -> bool:
         """Whether the conversation's document has to be written after the turn."""

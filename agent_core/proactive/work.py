@@ -1,4 +1,4 @@
-"""What the agent sends itself through its work queue: long turns, due occurrences, what is to be tried or saved again."""
+"""What the agent sends itself through its work queue: long turns, due occurrences, what to try or save again."""
 
 from __future__ import annotations
 

@@ -92,6 +92,24 @@ class ChannelAdapter(ABC):
         self._middleware.use(*middleware)
         return self
 
+    async def receive(self, activity: Activity, identity: ClaimsIdentity, agent: Agent) -> TurnContext:
+        """An activity came in whose sender takes no answer in the request: run its turn, or put it on the queue.
+
+        A copy of one that was received before runs nothing. What the turn raises comes out, Busy and StoreError too:
+        let the sender try again. Returns the context, which is over.
+        """
+        context = TurnContext(
+            self, activity, now=self.now(), callbacks=agent.callbacks, identity=identity, runtime=self
+        )
+
+        async def turn() -> Answer:
+            await self.run_turn(context, agent.on_turn, agent.on_turn_error)
+            return Answer(202)
+
+        if not await agent.defer(activity, identity):
+            await agent.answer_once(context, turn)
+        return context
+
     async def run_turn(self, context: TurnContext, logic: TurnLogic, on_error: TurnErrorHandler) -> None:
         """Run `logic` inside the middleware, as one turn; logs one line.
 

@@ -1,6 +1,7 @@
 """The streaming agent of the samples does what it says."""
 
 import importlib.util
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ import pytest
 from agent_core import TurnContext
 from agent_core.testing import ManualClock, TestAdapter
 
+numbers = itertools.count(1)  # no two activities have one id
 SAMPLE = Path(__file__).parent.parent.parent / "samples" / "streaming_agent" / "function_app.py"
 
 
@@ -32,9 +34,8 @@ async def answered(sample: ModuleType, **fields: Any) -> tuple[TestAdapter, Turn
     clock = ManualClock()
     adapter = TestAdapter(clock)
     adapter.sleep = clock.advance  # nobody else moves the time
-    context = TurnContext(adapter, adapter.activity(**fields), now=clock.now(), runtime=adapter)
-    await adapter.run_turn(context, sample.agent.on_turn, sample.agent.on_turn_error)
-    return adapter, context
+    activity = adapter.activity(id=str(next(numbers)), **fields)
+    return adapter, await adapter.process(sample.agent, activity)
 
 
 async def test_the_streaming_agent_streams_with_its_sources(streaming_agent: ModuleType) -> None:
