@@ -1,7 +1,6 @@
 """The streaming agent of the samples does what it says."""
 
 import importlib.util
-import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
@@ -11,8 +10,8 @@ import pytest
 
 from agent_core import TurnContext
 from agent_core.testing import ManualClock, TestAdapter
+from agent_core.turn.channel_adapter import Answer
 
-numbers = itertools.count(1)  # no two activities have one id
 SAMPLE = Path(__file__).parent.parent.parent / "samples" / "streaming_agent" / "function_app.py"
 
 
@@ -34,8 +33,15 @@ async def answered(sample: ModuleType, **fields: Any) -> tuple[TestAdapter, Turn
     clock = ManualClock()
     adapter = TestAdapter(clock)
     adapter.sleep = clock.advance  # nobody else moves the time
-    activity = adapter.activity(id=str(next(numbers)), **fields)
-    return adapter, await adapter.process(sample.agent, activity)
+    context = TurnContext(adapter, adapter.activity(**{"id": None, **fields}), now=clock.now(), runtime=adapter)
+
+    async def turn() -> Answer:
+        await adapter.run_turn(context, sample.agent.on_turn, sample.agent.on_turn_error)
+        return Answer(202)
+
+    # At once, where a channel's would come from the work queue.
+    await sample.agent.answer_once(context, turn)
+    return adapter, context
 
 
 async def test_the_streaming_agent_streams_with_its_sources(streaming_agent: ModuleType) -> None:
