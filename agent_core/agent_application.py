@@ -83,7 +83,7 @@ class AgentApplication:
         self._continuations = Continuations()
         self.dead_letters = DeadLetters(store, adapter.now)
         self._late_saves = LateSaves(store, queue, self.dead_letters, now=adapter.now, new_id=adapter.new_id)
-        self._conversations = Conversations(store, self._late_saves)
+        self._conversations = Conversations(store, self._late_saves, now=adapter.now)
         self._inbound = InboundTurns(
             store, self._conversations, now=adapter.now, sleep=adapter.sleep, new_id=adapter.new_id
         )
