@@ -42,8 +42,13 @@ def test_an_app_id_is_optional_in_development_only() -> None:
 
 def test_everything_that_is_missing_is_said_at_once() -> None:
     problems = Settings({}).problems()
-    assert len(problems) == 3
-    for name in (CLIENT_ID, "CosmosConnection__accountEndpoint", "ServiceBusConnection__fullyQualifiedNamespace"):
+    assert len(problems) == 4
+    for name in (
+        CLIENT_ID,
+        "AGENT_TICKET_KEYS",
+        "CosmosConnection__accountEndpoint",
+        "ServiceBusConnection__fullyQualifiedNamespace",
+    ):
         assert any(name in problem for problem in problems), name
     assert Settings(DEVELOPMENT).problems() == []
     assert [TENANT_ID in each for each in Settings({**DEVELOPMENT, CLIENT_ID: "a", CLIENT_SECRET: "s"}).problems()] == [
