@@ -51,8 +51,9 @@ ACTIVITY_FIELDS = frozenset(
     }
 )
 
-_CONTENT_TYPE = re.compile(r"\s*([^\s;]+)")
-_JSON_TYPE = re.compile(r"(application|text)/([^\s;]+\+)?json", re.IGNORECASE)
+_JSON_TYPE = re.compile(r"[ \t]*(application|text)/([^ \t;]+\+)?json([ \t;]|$)", re.IGNORECASE | re.ASCII)
+# What no URI has: spaces, control characters, half of a surrogate pair.
+_NOT_IN_A_URI = re.compile("[\x00-\x20\x7f\ud800-\udfff]")
 # https://www.w3.org/TR/trace-context/#traceparent-header-field-values
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -78,13 +79,14 @@ class Callback:
     def from_message(cls, message: QueueMessage) -> Callback:
         """Raises InvalidCallback, with a stable word for what is wrong, if it is none."""
         attributes = _binary_attributes(message.application_properties)
-        declared = _media_type(message.content_type)
+        declared = message.content_type.partition(";")[0].strip().lower()
         if declared.startswith("application/cloudevents"):
             _check_format(declared)
             callback = _from_event(_parsed(message.body))
         elif attributes:
             _check_attributes(attributes)
-            _check_data_type(message.content_type)
+            if declared:
+                _check_data_type(message.content_type)
             callback = _from_data(attributes, _parsed(message.body))
         else:
             body = _parsed(message.body)
@@ -287,7 +289,7 @@ def _check_attributes(attributes: Mapping[str, Any]) -> None:
         raise InvalidCallback(
             f"The attribute 'id' may have {MAX_ID} characters, and 'source' {MAX_SOURCE}", reason="TooLong"
         )
-    if re.search(r"\s", attributes["source"]):
+    if _NOT_IN_A_URI.search(attributes["source"]):
         raise InvalidCallback("The attribute 'source' must be a URI, which has no space", reason="InvalidAttribute")
     _type_of(attributes["type"])
 
@@ -315,14 +317,8 @@ def _check_format(declared: str) -> None:
 
 
 def _check_data_type(content_type: str) -> None:
-    declared = _media_type(content_type)
-    if declared and not _JSON_TYPE.fullmatch(declared):
+    if not _JSON_TYPE.match(content_type):
         raise InvalidCallback("The data must be JSON (application/json)", reason="UnsupportedDataContentType")
-
-
-def _media_type(content_type: str) -> str:
-    found = _CONTENT_TYPE.match(content_type)
-    return found.group(1).lower() if found else ""
 
 
 # -- JSON
