@@ -198,13 +198,15 @@ def _check_shown(body: JsonObject) -> None:
         raise InvalidCallback(f"In 'activity', {error}", reason="InvalidActivity") from error
 
 
-def _type_of(name: Any, reason: str = "UnknownType") -> CallbackTypes:
+def _type_of(name: Any) -> CallbackTypes:
     if name is None:
         return CallbackTypes.result
     if not isinstance(name, str):
         raise InvalidCallback("'type' must be a string", reason="WrongType")
     if name not in list(CallbackTypes):
-        raise InvalidCallback(f"There is no type {name!r:.80}; use one of: {', '.join(CallbackTypes)}", reason=reason)
+        raise InvalidCallback(
+            f"There is no type {name!r:.80}; use one of: {', '.join(CallbackTypes)}", reason="UnknownType"
+        )
     return CallbackTypes(name)
 
 
