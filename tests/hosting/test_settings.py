@@ -3,7 +3,7 @@
 import pytest
 
 from agent_core.errors import SettingsError
-from agent_core.hosting.settings import CLIENT_ID, CLIENT_SECRET, TENANT_ID, Settings
+from agent_core.hosting.settings import CLIENT_ID, CLIENT_SECRET, TENANT_ID, TICKET_KEYS, TICKETS, Settings
 
 DEVELOPMENT = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development"}
 
@@ -65,3 +65,24 @@ def test_an_empty_setting_is_a_missing_one() -> None:
 @pytest.mark.parametrize("name", ["CosmosConnection", "CosmosConnection__accountEndpoint"])
 def test_a_connection_is_a_string_or_an_identity(name: str) -> None:
     assert Settings({name: "x"}).has_cosmos
+
+
+def test_tickets_are_required_in_azure_and_optional_in_development_unless_the_setting_says() -> None:
+    key = "k" * 32
+    assert Settings({}).ticket_mode == "required"
+    assert Settings(DEVELOPMENT).ticket_mode == "optional"
+    assert Settings({**DEVELOPMENT, TICKETS: "Required"}).ticket_mode == "required"
+    assert Settings({TICKETS: "off"}).ticket_keys == ()
+    assert Settings({TICKET_KEYS: f"{key}, {key.upper()},"}).ticket_keys == (key.encode(), key.upper().encode())
+    assert Settings(DEVELOPMENT).ticket_keys == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({}, TICKET_KEYS), ({TICKET_KEYS: "short"}, "32 characters"), ({TICKETS: "maybe"}, "required, optional, off")],
+)
+def test_a_problem_with_tickets_is_said_with_what_to_do(values: dict[str, str], words: str) -> None:
+    problems = Settings({TICKETS: "required", **DEVELOPMENT, **values}).problems()
+    assert len(problems) == 1
+    assert words in problems[0]
+    assert "short" not in problems[0]
