@@ -187,7 +187,8 @@ class CallbackReceiver:
             )
 
         ends = callback.type in (CallbackTypes.result, CallbackTypes.failed)
-        what = f"callback {callback.continuation!r}" if callback.continuation else "notification"
+        notifies = callback.type is CallbackTypes.notification
+        what = "notification" if notifies else f"callback {callback.continuation!r}"
         await self._deliveries.deliver(item, conversation.id, run, what=what, expectation=expectation if ends else None)
 
     def _handler(self, callback: Callback) -> Handler:

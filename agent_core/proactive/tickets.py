@@ -130,7 +130,7 @@ def expectation_of(ticket: str) -> str:
         return ticket
     try:
         return str(_claims(signed)[0])
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return ticket
 
 
