@@ -25,6 +25,7 @@ from agent_core.proactive.notifications import Notifications
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue, QueueMessage
 from agent_core.proactive.schedules import Schedules
+from agent_core.proactive.tickets import Tickets
 from agent_core.proactive.work import WorkItem
 from agent_core.routes import (
     Route,
@@ -64,6 +65,7 @@ class AgentApplication:
         proactive: speak in stored conversations now, and create new ones.
         notifications: speak at a time.
         dead_letters: what could not be delivered, with the reasons.
+        tickets: what admits callbacks, None if each one is admitted.
     """
 
     def __init__(
@@ -72,9 +74,16 @@ class AgentApplication:
         store: DocumentStore,
         queue: Queue,
         *,
+        tickets: Tickets | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
-        """`queue` is the agent's own work queue; its trigger calls `do_work`."""
+        """`queue` is the agent's own work queue; its trigger calls `do_work`.
+
+        Args:
+            tickets: who may continue what, `services.tickets`; without it whoever may publish may continue everything.
+        """
+        self.tickets = tickets
+        tickets = tickets or Tickets()
         self._adapter = adapter
         self._queue = queue
         self._new_id = new_id
@@ -89,7 +98,7 @@ class AgentApplication:
         )
         ledger = Ledger(store, now=adapter.now, new_id=new_id)
         self._deliveries = Deliveries(ledger, queue, self.dead_letters, now=adapter.now)
-        self._expected = ExpectedCallbacks(store, self._continuations, now=adapter.now, new_id=new_id)
+        self._expected = ExpectedCallbacks(store, self._continuations, tickets, now=adapter.now, new_id=new_id)
         self.proactive = Proactive(
             adapter, self._conversations, callbacks=self._expected, on_turn_error=self.on_turn_error
         )
@@ -98,8 +107,10 @@ class AgentApplication:
             self._conversations,
             self._continuations,
             self._expected,
+            tickets,
             self._deliveries,
             self.dead_letters,
+            now=adapter.now,
         )
         self.notifications = Notifications(
             Schedules(store),

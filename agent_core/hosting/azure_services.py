@@ -14,6 +14,7 @@ from agent_core.hosting import clock
 from agent_core.hosting.managed_identity import ManagedIdentityCredential
 from agent_core.hosting.settings import CLIENT_SECRET, COSMOS, SERVICE_BUS, TENANT_ID, Settings, missing_connection
 from agent_core.proactive.queue import Queue
+from agent_core.proactive.tickets import Tickets
 from agent_core.store.document_store import DocumentStore
 
 if TYPE_CHECKING:  # loaded on first use, so that a cold start is spared them
@@ -32,6 +33,7 @@ class AzureServices:
         adapter: talks with channels.
         store: Cosmos DB; in development, without a connection to it, a SQLite file.
         queue: the app's own work queue on Service Bus; in development, without a connection to it, the embedded one.
+        tickets: who may continue what, as the settings say.
         callbacks: the queue that external systems publish to; for tools that play their part.
     """
 
@@ -47,6 +49,7 @@ class AzureServices:
         self.store = cast(DocumentStore, _OnFirstUse(self._open_store))
         self.queue = cast(Queue, _OnFirstUse(lambda: self._open_queue("WORK_QUEUE")))
         self.callbacks = cast(Queue, _OnFirstUse(lambda: self._open_queue("CALLBACK_QUEUE")))
+        self.tickets = cast(Tickets, _OnFirstUse(lambda: Tickets(settings.ticket_keys, settings.ticket_mode)))
         self._http_client: HttpClient | None = None
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud
 from agent_core.errors import SettingsError
+from agent_core.proactive.tickets import TICKET_MODES, TicketMode
 
 # What names the channel's app, in the Agents SDK's words.
 CLIENT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTID"
@@ -19,6 +20,11 @@ COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
 
 CLOUD = "AGENT_CLOUD"
+
+TICKETS = "AGENT_CALLBACK_TICKETS"
+TICKET_KEYS = "AGENT_TICKET_KEYS"
+# A key that can be guessed signs nothing.
+MIN_TICKET_KEY = 32
 
 DEFAULTS = {
     "CALLBACK_QUEUE": "agent-callbacks",
@@ -102,6 +108,29 @@ class Settings:
         """Whether messages go to Azure Service Bus."""
         return self.has_connection(SERVICE_BUS, "fullyQualifiedNamespace")
 
+    @property
+    def ticket_mode(self) -> TicketMode:
+        """Whether callbacks need a ticket: in Azure they do, unless the setting says otherwise."""
+        said = (self.get(TICKETS) or ("optional" if self.development else "required")).lower()
+        for mode in TICKET_MODES:
+            if said == mode:
+                return mode
+        raise SettingsError(f"The setting {TICKETS} is {said!r}; use one of: {', '.join(TICKET_MODES)}")
+
+    @property
+    def ticket_keys(self) -> tuple[bytes, ...]:
+        """What signs tickets, the newest first. SettingsError: one is too short, or one is needed and missing."""
+        keys = [key.strip() for key in (self.get(TICKET_KEYS) or "").split(",") if key.strip()]
+        advice = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        if any(len(key) < MIN_TICKET_KEY for key in keys):
+            raise SettingsError(f"A key in {TICKET_KEYS} has less than {MIN_TICKET_KEY} characters; {advice}")
+        if not keys and self.ticket_mode == "required":
+            raise SettingsError(
+                f"The setting {TICKET_KEYS} is missing, and callbacks need tickets that are signed; {advice}. "
+                f"Or let whoever may publish continue any conversation: {TICKETS}=off"
+            )
+        return tuple(key.encode() for key in keys)
+
     def problems(self) -> list[str]:
         """Everything that is missing or contradicts itself, at once."""
         found = []
@@ -114,6 +143,10 @@ class Settings:
             found.append(f"The setting {TENANT_ID} is missing: a client secret belongs to an app of one tenant.")
         try:
             _ = self.cloud
+        except SettingsError as error:
+            found.append(str(error))
+        try:
+            _ = self.ticket_mode, self.ticket_keys
         except SettingsError as error:
             found.append(str(error))
         if not self.development and not self.has_cosmos:

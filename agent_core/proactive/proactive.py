@@ -79,6 +79,7 @@ class Proactive:
         handler: Handler,
         *,
         value: Any = None,
+        value_type: str | None = None,
         name: str = CONTINUE_CONVERSATION,
         prepare: Callable[[TurnContext], None] | None = None,
         may_apologise: Callable[[Exception], bool] | None = None,
@@ -88,6 +89,7 @@ class Proactive:
 
         Args:
             value: what the handler finds in `context.activity.value`.
+            value_type: what the handler finds in `context.activity.value_type`.
             name: what the handler finds in `context.activity.name`.
             prepare: called with the context before the middleware, to add hooks to it.
             may_apologise: asked whether the `@agent.error` handler may speak about an error; it may if not given.
@@ -101,7 +103,7 @@ class Proactive:
             conversation = await self._conversations.find(conversation)
         context = TurnContext(
             self._adapter,
-            continuation_activity(conversation.reference, name=name, value=value),
+            continuation_activity(conversation.reference, name=name, value=value, value_type=value_type),
             now=self._adapter.now(),
             callbacks=self._callbacks,
             identity=conversation.identity,

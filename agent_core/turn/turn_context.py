@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.activity_types import CallbackTypes
 from agent_core.activity.activity_values import InvokeResponse
 from agent_core.activity.channels import Channel, channel_of
 from agent_core.activity.conversation_reference import ConversationReference, ResourceResponse
@@ -30,6 +31,11 @@ UpdateHook = Callable[
     ["TurnContext", Activity, Callable[[Activity], Awaitable[ResourceResponse]]], Awaitable[ResourceResponse]
 ]
 DeleteHook = Callable[["TurnContext", str, Callable[[str], Awaitable[None]]], Awaitable[None]]
+
+# What whoever was asked may answer.
+ANSWERS = frozenset({CallbackTypes.result, CallbackTypes.progress, CallbackTypes.failed})
+# As long as the queue keeps a message, twice: a supplier may be slow, and its message may lie there.
+EXPECTED_FOR = timedelta(days=14)
 
 
 class Sender(Protocol):
@@ -55,7 +61,15 @@ class CallbackTicket(Protocol):
 class Callbacks(Protocol):
     """Where a turn says that an external system will continue it."""
 
-    async def expect(self, context: TurnContext, continuation: str, replaces: str | None) -> CallbackTicket:
+    async def expect(
+        self,
+        context: TurnContext,
+        continuation: str,
+        *,
+        replaces: str | None,
+        kinds: Collection[CallbackTypes],
+        valid_for: timedelta,
+    ) -> CallbackTicket:
         """Remember, durably, that this callback is to come."""
 
 
@@ -234,7 +248,14 @@ class TurnContext:
             delete = partial(_with_hook, hook, self, delete)
         await delete(activity_id)
 
-    async def expect_callback(self, continuation: str, *, replaces: ResourceResponse | None = None) -> CallbackTicket:
+    async def expect_callback(
+        self,
+        continuation: str,
+        *,
+        replaces: ResourceResponse | None = None,
+        kinds: Collection[CallbackTypes] = ANSWERS,
+        valid_for: timedelta = EXPECTED_FOR,
+    ) -> CallbackTicket:
         """Say that an external system will continue this conversation with `@agent.continuation(continuation)`.
 
         The expectation is stored, with the conversation, before this returns: hand out the ticket afterwards, and no
@@ -244,6 +265,9 @@ class TurnContext:
             continuation: the name of the continuation.
             replaces: what `send_activity` returned for a placeholder; the continuation's first message then edits it.
                 Ignored on a channel that cannot edit, where the answer comes as a new message.
+            kinds: what the ticket allows; add `CallbackTypes.notification` if its holder may also send messages of its
+                own to this conversation.
+            valid_for: how long the answer is waited for, and the ticket is good.
 
         Raises:
             ContinuationNotFound: no continuation has that name.
@@ -252,7 +276,9 @@ class TurnContext:
         self._check_running()
         if self._callbacks is None:
             raise NotSupported("This context was built without callbacks; run the turn through an AgentApplication")
-        return await self._callbacks.expect(self, continuation, replaces.id if replaces else None)
+        return await self._callbacks.expect(
+            self, continuation, replaces=replaces.id if replaces else None, kinds=kinds, valid_for=valid_for
+        )
 
     def on_send_activities(self, hook: SendHook) -> None:
         """Wrap every send of this turn in `hook(context, activities, next)`; the hook added first is outermost."""
