@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud
 from agent_core.errors import SettingsError
+from agent_core.turn.user_tokens import OAuthConnection
 
 # What names the channel's app, in the Agents SDK's words.
 CLIENT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTID"
@@ -19,6 +20,9 @@ COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
 
 CLOUD = "AGENT_CLOUD"
+TOKEN_SERVICE = "AGENT_TOKEN_SERVICE"
+# What names the OAuth connections of the Azure Bot, in the Agents SDK's words; the handler's name stands in between.
+OAUTH_HANDLERS = "AGENTAPPLICATION__USERAUTHORIZATION__HANDLERS"
 
 DEFAULTS = {
     "CALLBACK_QUEUE": "agent-callbacks",
@@ -82,6 +86,24 @@ class Settings:
         if name not in CLOUDS:
             raise SettingsError(f"The setting {CLOUD} is {name!r}; use one of: {', '.join(CLOUDS)}")
         return CLOUDS[name]
+
+    @property
+    def token_service(self) -> str:
+        """The base address of the user token service, the cloud's own if no other is set. It receives our token."""
+        return self.get(TOKEN_SERVICE) or self.cloud.token_service
+
+    def oauth_connection(self, name: str) -> OAuthConnection:
+        """What handlers mean by a name such as `graph`: an OAuth connection, by default one of the same name."""
+
+        def setting(what: str) -> str | None:
+            # Environments spell these in upper case.
+            prefixes = (f"{OAUTH_HANDLERS}__{each}__SETTINGS" for each in (name.upper(), name))
+            return next((found for prefix in prefixes if (found := self.get(f"{prefix}__{what}"))), None)
+
+        given = {"title": setting("TITLE"), "text": setting("TEXT")}
+        return OAuthConnection(
+            name, setting("AZUREBOTOAUTHCONNECTIONNAME") or name, **{key: text for key, text in given.items() if text}
+        )
 
     @property
     def local_data(self) -> Path:

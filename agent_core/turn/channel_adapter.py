@@ -16,9 +16,11 @@ from agent_core.activity.conversation_reference import (
     ConversationResourceResponse,
     ResourceResponse,
 )
+from agent_core.errors import NotSupported
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware, MiddlewareSet
 from agent_core.turn.turn_context import Callbacks, TurnContext
+from agent_core.turn.user_tokens import UserTokens, UserTokenService
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,10 @@ class Agent(Protocol):
     @property
     def callbacks(self) -> Callbacks:
         """Where its turns say that a callback is to come."""
+
+    @property
+    def user_tokens(self) -> UserTokens:
+        """Where its turns get the tokens of their users."""
 
     async def on_turn(self, context: TurnContext) -> None:
         """Handle one activity."""
@@ -100,6 +106,11 @@ class ChannelAdapter(ABC):
                 activity.conversation_id,
                 activity.id,
             )
+
+    @property
+    def user_tokens(self) -> UserTokenService:
+        """What keeps the tokens of this channel's users. Raises NotSupported where nothing does."""
+        raise NotSupported(f"{type(self).__name__} has no token service, so users cannot sign in through it")
 
     @abstractmethod
     def own_identity(self) -> ClaimsIdentity:
