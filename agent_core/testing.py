@@ -143,9 +143,10 @@ class TestTokenService:
     ) -> TokenResponse | None:
         self.calls.append("get_token")
         if code is not None:
-            named, token = self.codes.pop(code, ("", ""))
+            named, token = self.codes.get(code, ("", ""))
             if named != connection_name:
                 return None
+            del self.codes[code]
             self.tokens[connection_name] = token
         return self._token(connection_name)
 

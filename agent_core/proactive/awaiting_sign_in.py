@@ -37,8 +37,8 @@ WAITS_FOR = timedelta(days=7)
 TURN_WAITS_FOR = timedelta(minutes=15)
 # When it is looked for a token, after the one before; the last of them again and again.
 LOOKS = tuple(timedelta(minutes=minutes) for minutes in (1, 4, 10, 45, 300, 1440))
-# After it is over the document is still there for the last look.
-_KEPT_AFTER = timedelta(days=1)
+# After it is over the document is still there for the last look, though the queue may be late.
+_KEPT_AFTER = timedelta(days=7)
 
 
 def user_partition(channel_id: str, user_id: str) -> str:

@@ -180,6 +180,8 @@ class SignIn:
 
     async def _asked(self, context: TurnContext) -> list[SignInRecord]:
         """What this user was asked in this conversation, and nobody else, and nowhere else."""
+        if not context.is_personal:
+            return []
         return await self._records.asked_in(_partition(context), context.activity.conversation_id)
 
     async def _code_was_said(self, context: TurnContext, code: str) -> bool:
@@ -270,7 +272,7 @@ class SignIn:
         for delay in (*_COPY_LOOKS, None):
             record = await self._records.get(_partition(context), connection_name)
             now = self._adapter.now()
-            if record is None or record.conversation_id != context.activity.conversation_id or record.expired(now):
+            if record is None or not _is_for(context, record) or record.expired(now):
                 return _exchanged(value, 400, "No sign-in to that connection is under way here")
             answer = record.answer_to(exchange_id, now)
             if answer is not None:
@@ -346,6 +348,10 @@ def _user_of(context: TurnContext, user_id: str | None) -> str:
 
 def _partition(context: TurnContext) -> str:
     return user_partition(context.activity.channel or "", _user_of(context, None))
+
+
+def _is_for(context: TurnContext, record: SignInRecord) -> bool:
+    return context.is_personal and record.conversation_id == context.activity.conversation_id
 
 
 def _value(context: TurnContext) -> dict[str, Any]:
