@@ -11,14 +11,13 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from agent_core.activity.conversation_reference import ConversationReference, split_channel_id
 from agent_core.activity.json_text import dump
 from agent_core.activity.wire import WireObject
-from agent_core.channel.clouds import Cloud
 from agent_core.channel.http_client import HttpAnswer, HttpClient
-from agent_core.errors import BadActivity, ChannelError, ConsentRequired, Decision, NoAnswer, NotSent, SettingsError
+from agent_core.errors import BadActivity, ChannelError, ConsentRequired, Decision, NoAnswer, NotSent
 from agent_core.turn.user_tokens import OAuthConnection, SignInResource, TokenResponse
 
 # The agent's own token for the service; True asks for a fresh one, because the service refused the last.
@@ -34,26 +33,6 @@ class TokenStatus(WireObject):
     connection_name: str | None = None
     has_token: bool | None = None
     service_provider_display_name: str | None = None
-
-
-def token_service_url(url: str, cloud: Cloud) -> str:
-    """The address without a slash at its end, if the agent's token may go there.
-
-    Raises:
-        SettingsError: it is no https URL of a Bot Service host of that cloud.
-    """
-    try:
-        parts = urlsplit(url)
-        host, plain = parts.hostname or "", parts.port in (None, 443) and "@" not in parts.netloc
-    except ValueError:
-        host, plain = "", False
-    known = any(host == name or host.endswith("." + name) for name in cloud.connector_hosts)
-    if not (plain and known and url.isascii() and parts.scheme == "https" and not parts.query and not parts.fragment):
-        raise SettingsError(
-            f"The user token service must be an https URL of the Bot Service ({', '.join(cloud.connector_hosts)}); "
-            f"in the cloud {cloud.name!r} it is {cloud.token_service} unless you set another"
-        )
-    return url.rstrip("/")
 
 
 class UserTokenClient:

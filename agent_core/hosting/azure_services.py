@@ -100,7 +100,7 @@ class AzureServices:
 
     @cached_property
     def _user_tokens(self) -> UserTokenClient:
-        from agent_core.channel.user_token_client import UserTokenClient, token_service_url
+        from agent_core.channel.user_token_client import UserTokenClient
 
         app_id, tokens = self.settings.app_id, self._tokens
         if app_id is None or tokens is None:
@@ -108,13 +108,16 @@ class AzureServices:
                 f"Users sign in through the Azure Bot, and the agent has no app id: set {CLIENT_ID}, and give the bot "
                 "an OAuth connection. In tests, agent_core.testing.TestAdapter gives tokens without any of it."
             )
-        url = token_service_url(self.settings.token_service, self.settings.cloud)
 
         async def agent_token(force_refresh: bool) -> str:
             return await tokens.token()
 
         return UserTokenClient(
-            self._http, agent_token, app_id=app_id, base_url=url, connections=self.settings.oauth_connection
+            self._http,
+            agent_token,
+            app_id=app_id,
+            base_url=self.settings.token_service,
+            connections=self.settings.oauth_connection,
         )
 
     def _open_store(self) -> DocumentStore:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud
+from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud, token_service_url
 from agent_core.errors import SettingsError
 from agent_core.turn.user_tokens import OAuthConnection
 
@@ -89,8 +89,11 @@ class Settings:
 
     @property
     def token_service(self) -> str:
-        """The base address of the user token service, the cloud's own if no other is set. It receives our token."""
-        return self.get(TOKEN_SERVICE) or self.cloud.token_service
+        """The base address of the user token service, the cloud's own if no other is set.
+
+        SettingsError for one that must not receive the agent's token.
+        """
+        return token_service_url(self.get(TOKEN_SERVICE) or self.cloud.token_service, self.cloud)
 
     def oauth_connection(self, name: str) -> OAuthConnection:
         """What handlers mean by a name such as `graph`: an OAuth connection, by default one of the same name."""
@@ -135,7 +138,7 @@ class Settings:
         if app_id is not None and self.get(CLIENT_SECRET) is not None and self.get(TENANT_ID) is None:
             found.append(f"The setting {TENANT_ID} is missing: a client secret belongs to an app of one tenant.")
         try:
-            _ = self.cloud
+            _ = self.token_service
         except SettingsError as error:
             found.append(str(error))
         if not self.development and not self.has_cosmos:

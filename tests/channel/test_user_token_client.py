@@ -10,9 +10,9 @@ import pytest
 from starlette.responses import Response
 
 from agent_core import ChannelAccount, ConversationAccount, ConversationReference, OAuthConnection
-from agent_core.channel.clouds import CHINA, PUBLIC, US_GOVERNMENT, Cloud
+from agent_core.channel.clouds import CHINA, PUBLIC, US_GOVERNMENT, Cloud, token_service_url
 from agent_core.channel.http_client import HttpClient
-from agent_core.channel.user_token_client import UserTokenClient, token_service_url
+from agent_core.channel.user_token_client import UserTokenClient
 from agent_core.errors import ChannelError, ConsentRequired, SettingsError
 from agent_core.turn.user_tokens import SignInResource, TokenResponse
 from tests.serving import serve
