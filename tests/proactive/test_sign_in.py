@@ -1,5 +1,6 @@
 """A handler needs the user's token: who is asked, what counts as an answer, what goes on, and what never happens."""
 
+import asyncio
 import logging
 import re
 from datetime import timedelta
@@ -20,7 +21,7 @@ from agent_core import (
 from agent_core.errors import ChannelError, NotSupported, RouteError, StoreUnavailable
 from agent_core.proactive.awaiting_sign_in import LOOKS, TURN_WAITS_FOR, WAITS_FOR
 from agent_core.proactive.sign_in import NOT_HERE, TOO_MANY_CODES, WRONG_CODE
-from agent_core.proactive.sign_in_records import ASKED_FOR, REFUSAL_KEPT
+from agent_core.proactive.sign_in_records import ASKED_FOR, MAX_TRIES, REFUSAL_KEPT
 from agent_core.store.document_store import CONVERSATIONS, USERS
 from agent_core.turn.turn_state import Handler
 from tests.proactive.setting import Setting
@@ -254,6 +255,17 @@ async def test_p5_4_two_wrong_codes_and_the_right_one_is_too_late() -> None:
     assert setting.service.calls.count("get_token") == 3
     await setting.say("profile")
     assert await setting.say("123456") == []
+
+
+async def test_p5_5_guesses_at_the_same_time_are_no_more_than_two_tries() -> None:
+    setting = SignInSetting("webchat")
+    await setting.say("profile")
+    before = setting.service.calls.count("get_token")
+    await asyncio.gather(
+        *(setting.invoke("signin/verifyState", {"state": f"{number:06}"}) for number in range(20)),
+        *(setting.say(f"{number:06}") for number in range(20)),
+    )
+    assert setting.service.calls.count("get_token") - before <= MAX_TRIES
 
 
 async def test_p5_4_after_15_minutes_a_code_is_a_number_like_any_other_and_the_turn_is_dropped() -> None:
@@ -597,6 +609,8 @@ async def test_6_13_the_same_callback_again_while_it_waits_has_one_effect() -> N
     await setting.say("hello")
     for number in range(3):
         await setting.callback({**CALLBACK, "id": "r1"}, f"m{number}")
+    await setting.later(LOOKS[0])
+    assert len(setting.queue.messages) == 1, "only the newest goes on looking"
     setting.service.tokens["graph"] = "a token"
     await setting.later(timedelta(days=8))
     assert setting.adapter.texts.count("Report") == 1
