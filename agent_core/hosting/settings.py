@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud
+from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud, token_service_url
 from agent_core.errors import SettingsError
 from agent_core.proactive.tickets import TICKET_MODES, TicketMode
+from agent_core.turn.user_tokens import OAuthConnection
 
 # What names the channel's app, in the Agents SDK's words.
 CLIENT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTID"
@@ -20,6 +21,9 @@ COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
 
 CLOUD = "AGENT_CLOUD"
+TOKEN_SERVICE = "AGENT_TOKEN_SERVICE"
+# What names the OAuth connections of the Azure Bot, in the Agents SDK's words; the handler's name stands in between.
+OAUTH_HANDLERS = "AGENTAPPLICATION__USERAUTHORIZATION__HANDLERS"
 
 TICKETS = "AGENT_CALLBACK_TICKETS"
 TICKET_KEYS = "AGENT_TICKET_KEYS"
@@ -90,6 +94,27 @@ class Settings:
         return CLOUDS[name]
 
     @property
+    def token_service(self) -> str:
+        """The base address of the user token service, the cloud's own if no other is set.
+
+        SettingsError for one that must not receive the agent's token.
+        """
+        return token_service_url(self.get(TOKEN_SERVICE) or self.cloud.token_service, self.cloud)
+
+    def oauth_connection(self, name: str) -> OAuthConnection:
+        """What handlers mean by a name such as `graph`: an OAuth connection, by default one of the same name."""
+
+        def setting(what: str) -> str | None:
+            # Environments spell these in upper case.
+            prefixes = (f"{OAUTH_HANDLERS}__{each}__SETTINGS" for each in (name.upper(), name))
+            return next((found for prefix in prefixes if (found := self.get(f"{prefix}__{what}"))), None)
+
+        given = {"title": setting("TITLE"), "text": setting("TEXT")}
+        return OAuthConnection(
+            name, setting("AZUREBOTOAUTHCONNECTIONNAME") or name, **{key: text for key, text in given.items() if text}
+        )
+
+    @property
     def local_data(self) -> Path:
         """The folder for the embedded store and queue."""
         return Path(self.require("AGENT_LOCAL_DATA"))
@@ -142,7 +167,7 @@ class Settings:
         if app_id is not None and self.get(CLIENT_SECRET) is not None and self.get(TENANT_ID) is None:
             found.append(f"The setting {TENANT_ID} is missing: a client secret belongs to an app of one tenant.")
         try:
-            _ = self.cloud
+            _ = self.token_service
         except SettingsError as error:
             found.append(str(error))
         try:

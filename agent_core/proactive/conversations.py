@@ -21,7 +21,7 @@ from agent_core.errors import (
 from agent_core.proactive.claims import AT_ONCE, Mark, TakenOver
 from agent_core.proactive.conversation import Conversation, conversation_document_id
 from agent_core.proactive.late_saves import LateSaves
-from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, user_partition
+from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, partition_of_user
 from agent_core.store.document_store import (
     CONVERSATIONS,
     USERS,
@@ -102,7 +102,7 @@ class Conversations:
 
     async def load(self, context: TurnContext) -> TurnRecord:
         """Read what is kept of a turn's conversation and user: one round trip, and nothing is written."""
-        reference, user = context.conversation, user_partition(context.conversation)
+        reference, user = context.conversation, partition_of_user(context.conversation)
         conversation = self._store.read(
             CONVERSATIONS, reference.conversation_id, conversation_document_id(reference.channel_id)
         )
@@ -176,7 +176,7 @@ class Conversations:
         return None if mark.is_made_in(stored) else Mark(stored, mark.changes)
 
     async def _keep_user(self, record: TurnRecord) -> None:
-        partition, user = user_partition(record.reference), record.user
+        partition, user = partition_of_user(record.reference), record.user
         if partition is None or not record.state.user.changed:
             return
         async with self._lock(partition):

@@ -205,7 +205,7 @@ class InboundTurns:
     async def _keep(self, record: TurnRecord, claim: _Held | None, answer: Answer) -> None:
         """Write what the turn changed, and the answer for copies, in one batch."""
         if answer.failed:
-            record.forget_changes()
+            record.state.forget_changes()
         try:
             await self._conversations.keep(record, self._settled(claim.document, answer) if claim else None)
         except TakenOver:

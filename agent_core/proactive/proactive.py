@@ -19,6 +19,7 @@ from agent_core.proactive.conversations import Conversations
 from agent_core.turn.channel_adapter import ChannelAdapter, TurnErrorHandler
 from agent_core.turn.turn_context import Callbacks, TurnContext
 from agent_core.turn.turn_state import Handler, TurnState
+from agent_core.turn.user_tokens import UserTokens
 
 
 class Proactive:
@@ -30,11 +31,13 @@ class Proactive:
         conversations: Conversations,
         *,
         callbacks: Callbacks,
+        user_tokens: UserTokens,
         on_turn_error: TurnErrorHandler,
     ) -> None:
         self._adapter = adapter
         self._conversations = conversations
         self._callbacks = callbacks
+        self._user_tokens = user_tokens
         self._on_turn_error = on_turn_error
 
     async def store_conversation(self, conversation: Conversation | TurnContext) -> str:
@@ -97,6 +100,7 @@ class Proactive:
 
         Raises:
             ConversationNotFound: no conversation is stored under that id.
+            SignInRequired: the handler needs a token of the user. Nobody is asked here; callbacks and schedules wait.
             Exception: what the handler or a middleware raised, after the error handler saw it; its state is not saved.
         """
         if isinstance(conversation, str):
@@ -106,6 +110,7 @@ class Proactive:
             continuation_activity(conversation.reference, name=name, value=value, value_type=value_type),
             now=self._adapter.now(),
             callbacks=self._callbacks,
+            user_tokens=self._user_tokens,
             identity=conversation.identity,
             proactive=True,
             runtime=self._adapter,

@@ -22,6 +22,7 @@ from agent_core.turn.stream_protocol import is_stream
 from agent_core.turn.stream_sender import Runtime
 from agent_core.turn.streaming_response import StreamingResponse
 from agent_core.turn.turn_state import TurnState
+from agent_core.turn.user_tokens import UserTokens
 
 SendHook = Callable[
     ["TurnContext", Sequence[Activity], Callable[[Sequence[Activity]], Awaitable[list[ResourceResponse]]]],
@@ -94,6 +95,7 @@ class TurnContext:
         *,
         now: datetime,
         callbacks: Callbacks | None = None,
+        user_tokens: UserTokens | None = None,
         identity: ClaimsIdentity | None = None,
         proactive: bool = False,
         runtime: Runtime | None = None,
@@ -110,6 +112,7 @@ class TurnContext:
         self.proactive = proactive
         self._sender = sender
         self._callbacks = callbacks
+        self._user_tokens = user_tokens
         self._runtime = runtime
         self._stream: StreamingResponse | None = None
         self._ended = False
@@ -279,6 +282,51 @@ class TurnContext:
         return await self._callbacks.expect(
             self, continuation, replaces=replaces.id if replaces else None, kinds=kinds, valid_for=valid_for
         )
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether this conversation is the agent's with one user, as far as the channel says."""
+        conversation = self.activity.conversation
+        kind = conversation.conversation_type if conversation else None
+        if kind is not None:
+            return kind == "personal"
+        is_group = conversation.is_group if conversation else None
+        # Teams has groups that do not say so; most other channels have none, and say nothing.
+        return is_group is False or (is_group is None and self.activity.channel != "msteams")
+
+    async def user_token(self, name: str, *, user_id: str | None = None) -> str:
+        """The user's token for an OAuth connection of the Azure Bot, such as `graph`; see the settings for its name.
+
+            token = await context.user_token("graph")
+
+        Ask before you say or change anything: the handler runs again from its beginning once the user has signed in.
+
+        Args:
+            user_id: in a turn that the agent began itself, whose token; by default that of the conversation's user. In
+                a group there is no such user, and it must be given.
+
+        Returns:
+            A token that is valid for some minutes. Ask again in the next turn, and keep it nowhere.
+
+        Raises:
+            SignInRequired: there is none. Let it out of the handler: in a conversation of one user he is asked to sign
+                in, and a continuation waits until he has.
+            NotSupported: this turn has no user of its own.
+            SettingsError: there is no token service, for want of an app id.
+            ChannelError: the token service failed or was not reached.
+        """
+        self._check_running()
+        return await self._tokens().token(self, name, user_id)
+
+    async def sign_out(self, name: str) -> None:
+        """Let the token service forget the user's token. Raises like `user_token`."""
+        self._check_running()
+        await self._tokens().sign_out(self, name)
+
+    def _tokens(self) -> UserTokens:
+        if self._user_tokens is None:
+            raise NotSupported("This context was built without user tokens; run the turn through an AgentApplication")
+        return self._user_tokens
 
     def on_send_activities(self, hook: SendHook) -> None:
         """Wrap every send of this turn in `hook(context, activities, next)`; the hook added first is outermost."""

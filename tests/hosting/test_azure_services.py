@@ -147,3 +147,23 @@ def test_importing_the_app_loads_no_azure_client_and_reads_no_setting() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines() == ["[]", "[]"]
+
+
+async def test_without_an_app_id_nobody_signs_in_and_the_error_says_what_to_set(local: AzureServices) -> None:
+    with pytest.raises(SettingsError, match=CLIENT_ID):
+        _ = local.adapter.user_tokens
+
+
+async def test_the_user_token_service_is_called_with_the_agents_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    services = AzureServices(Settings({CLIENT_ID: "app"}))
+    client = services.adapter.user_tokens
+    assert client is services.adapter.user_tokens
+    assert client.connection("graph").connection_name == "graph"
+    assert client._base_url == "https://api.botframework.com"  # type: ignore[attr-defined]  # what it will call
+
+    async def token(*arguments: object, **named: object) -> str:
+        return "the agent's"
+
+    monkeypatch.setattr(services._tokens, "token", token)
+    assert await client._agent_token(False) == "the agent's"  # type: ignore[attr-defined]  # what it will send
+    await services.close()

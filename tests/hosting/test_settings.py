@@ -3,7 +3,17 @@
 import pytest
 
 from agent_core.errors import SettingsError
-from agent_core.hosting.settings import CLIENT_ID, CLIENT_SECRET, TENANT_ID, TICKET_KEYS, TICKETS, Settings
+from agent_core.hosting.settings import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    CLOUD,
+    TENANT_ID,
+    TICKET_KEYS,
+    TICKETS,
+    TOKEN_SERVICE,
+    Settings,
+)
+from agent_core.turn.user_tokens import OAuthConnection
 
 DEVELOPMENT = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development"}
 
@@ -86,3 +96,25 @@ def test_a_problem_with_tickets_is_said_with_what_to_do(values: dict[str, str], 
     assert len(problems) == 1
     assert words in problems[0]
     assert "short" not in problems[0]
+
+
+def test_x15_the_token_service_is_the_clouds_unless_another_of_the_bot_services_is_set() -> None:
+    assert Settings({}).token_service == "https://api.botframework.com"
+    assert Settings({CLOUD: "usgov"}).token_service == "https://api.botframework.azure.us"
+    other = {TOKEN_SERVICE: "https://token.botframework.com/"}
+    assert Settings(other).token_service == "https://token.botframework.com"
+    (problem,) = Settings({**DEVELOPMENT, TOKEN_SERVICE: "https://evil.example"}).problems()
+    assert "user token service" in problem
+    assert "evil" not in problem
+
+
+@pytest.mark.parametrize("spelled", ["GRAPH", "graph"])
+def test_an_oauth_connection_is_named_in_the_agents_sdks_words(spelled: str) -> None:
+    prefix = f"AGENTAPPLICATION__USERAUTHORIZATION__HANDLERS__{spelled}__SETTINGS"
+    values = {
+        f"{prefix}__AZUREBOTOAUTHCONNECTIONNAME": "GraphOAuth",
+        f"{prefix}__TITLE": "Go",
+        f"{prefix}__TEXT": "Now",
+    }
+    assert Settings(values).oauth_connection("graph") == OAuthConnection("graph", "GraphOAuth", "Go", "Now")
+    assert Settings({}).oauth_connection("graph") == OAuthConnection("graph", "graph")
