@@ -111,7 +111,7 @@ class CloudAdapter(ChannelAdapter):
             if identity.service_url_verified:
                 activity = activity.replace(caller_id=BOT_SERVICE_CALLER)
             if activity.delivery_mode != "expectReplies":
-                self._guard().check_service_url(activity.service_url)
+                self._guard().check_service_url(activity.service_url, identity)
         except BadActivity as error:
             return _error(error.status, error.code, str(error), {"allow": "POST"} if error.status == 405 else {})
         except NotAuthenticated as error:
@@ -207,11 +207,13 @@ class CloudAdapter(ChannelAdapter):
     async def create_conversation(
         self, service_url: str, parameters: ConversationParameters, identity: ClaimsIdentity
     ) -> ConversationResourceResponse:
-        return await self._connector().create_conversation(self._guard().check_service_url(service_url), parameters)
+        return await self._connector().create_conversation(
+            self._guard().check_service_url(service_url, identity), parameters
+        )
 
     def _service_url(self, context: TurnContext) -> str:
         """Where this turn's answers go: asked again for every send, because what is stored may be old or foreign."""
-        url = self._guard().check_service_url(context.activity.service_url)
+        url = self._guard().check_service_url(context.activity.service_url, context.identity)
         if self._identity().app_id is not None and not context.identity.service_url_verified:
             raise NotAllowed(
                 "This conversation's serviceUrl was never in a validated token, so the agent's token cannot go there; "

@@ -53,7 +53,7 @@ class AzureServices:
     def _http(self) -> HttpClient:
         from agent_core.channel.http_client import HttpClient
 
-        self._http_client = self._http_client or HttpClient()
+        self._http_client = self._http_client or HttpClient(allow_address=self._guard.allows_address)
         return self._http_client
 
     @cached_property
@@ -68,7 +68,13 @@ class AzureServices:
 
     @cached_property
     def _guard(self) -> UrlGuard:
-        return UrlGuard(development=self.settings.app_id is None)
+        settings = self.settings
+        return UrlGuard(
+            development=settings.app_id is None,
+            cloud=settings.cloud,
+            fetch_hosts=settings.fetch_hosts,
+            private_hosts=settings.private_hosts,
+        )
 
     @cached_property
     def _connector(self) -> ConnectorClient:

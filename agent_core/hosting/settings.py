@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,9 @@ COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
 
 CLOUD = "AGENT_CLOUD"
+# Host names, with commas between them; each stands for itself and everything below it.
+FETCH_HOSTS = "AGENT_FETCH_HOSTS"
+PRIVATE_HOSTS = "AGENT_PRIVATE_HOSTS"
 
 DEFAULTS = {
     "CALLBACK_QUEUE": "agent-callbacks",
@@ -30,6 +34,9 @@ DEFAULTS = {
 
 # Set by the platform wherever the app runs in Azure: with one of them nothing counts as development.
 _AZURE_MARKS = ("WEBSITE_INSTANCE_ID", "WEBSITE_SITE_NAME", "WEBSITE_POD_NAME")
+
+# Two labels at least, and the last one no number: not all of `.com`, no wildcard, no address.
+_HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])", re.ASCII)
 
 
 class Settings:
@@ -84,6 +91,25 @@ class Settings:
         return CLOUDS[name]
 
     @property
+    def fetch_hosts(self) -> tuple[str, ...]:
+        """Hosts to fetch attachments from, without a token, besides those that channels keep them on."""
+        return self._hosts(FETCH_HOSTS)
+
+    @property
+    def private_hosts(self) -> tuple[str, ...]:
+        """Hosts, say of a calling agent, that may resolve to addresses of a private network; no others may."""
+        return self._hosts(PRIVATE_HOSTS)
+
+    def _hosts(self, name: str) -> tuple[str, ...]:
+        hosts = tuple(each.strip().lower() for each in (self.get(name) or "").split(",") if each.strip())
+        if wrong := [host for host in hosts if not _HOST.fullmatch(host)]:
+            raise SettingsError(
+                f"The setting {name} has {', '.join(map(repr, wrong))}: give names such as files.contoso.com, "
+                "with commas between them, and no scheme, port, wildcard or address"
+            )
+        return hosts
+
+    @property
     def local_data(self) -> Path:
         """The folder for the embedded store and queue."""
         return Path(self.require("AGENT_LOCAL_DATA"))
@@ -112,10 +138,11 @@ class Settings:
             found.append(str(error))
         if app_id is not None and self.get(CLIENT_SECRET) is not None and self.get(TENANT_ID) is None:
             found.append(f"The setting {TENANT_ID} is missing: a client secret belongs to an app of one tenant.")
-        try:
-            _ = self.cloud
-        except SettingsError as error:
-            found.append(str(error))
+        for read in (lambda: self.cloud, lambda: self.fetch_hosts, lambda: self.private_hosts):
+            try:
+                read()
+            except SettingsError as error:
+                found.append(str(error))
         if not self.development and not self.has_cosmos:
             found.append(missing_connection(COSMOS, "accountEndpoint", "Cosmos DB"))
         if not self.development and not self.has_service_bus:

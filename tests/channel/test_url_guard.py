@@ -9,7 +9,6 @@ GOOD = [
     "https://smba.trafficmanager.net/emea/",
     "https://SMBA.trafficmanager.net:443/teams",
     "https://webchat.botframework.com/",
-    "https://directline.botframework.azure.us/",
     "https://smba.infra.gcc.teams.microsoft.com/teams",
 ]
 BAD = [
