@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.attachments import Attachment
 from agent_core.activity.conversation_reference import (
     ConversationParameters,
     ConversationResourceResponse,
     ResourceResponse,
 )
 from agent_core.activity.json_text import dump
+from agent_core.activity.received_attachments import FetchedContent
 from agent_core.channel.url_guard import UrlGuard, is_loopback
 from agent_core.errors import (
     BadActivity,
@@ -31,6 +34,7 @@ from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.turn_context import TurnContext
 
 if TYPE_CHECKING:  # loaded with the first request, so that a cold start is spared them
+    from agent_core.channel.attachment_downloader import AttachmentDownloader
     from agent_core.channel.connector_client import ConnectorClient
     from agent_core.channel.token_validator import TokenValidator
 
@@ -91,11 +95,13 @@ class CloudAdapter(ChannelAdapter):
         guard: Callable[[], UrlGuard],
         now: Callable[[], datetime],
         sleep: Callable[[timedelta], Awaitable[None]] | None = None,
+        downloader: Callable[[], AttachmentDownloader] | None = None,
     ) -> None:
         super().__init__(now, sleep)
         self._identity = identity
         self._connector = connector
         self._guard = guard
+        self._downloader = downloader
 
     async def process_activity(self, request: HttpRequest, agent: Agent) -> HttpResponse:
         """Answer one POST of a channel: check it, run its turn, reply.
@@ -209,6 +215,21 @@ class CloudAdapter(ChannelAdapter):
     ) -> ConversationResourceResponse:
         return await self._connector().create_conversation(
             self._guard().check_service_url(service_url, identity), parameters
+        )
+
+    def fetch_attachment(
+        self,
+        activity: Activity,
+        identity: ClaimsIdentity,
+        attachment: Attachment,
+        *,
+        slack_token: str | None,
+        max_redirects: int,
+    ) -> AbstractAsyncContextManager[FetchedContent]:
+        if self._downloader is None:
+            raise NotSupported("This adapter was built without a downloader, so attachments cannot be downloaded")
+        return self._downloader().fetch(
+            activity, identity, attachment, slack_token=slack_token, max_redirects=max_redirects
         )
 
     def _service_url(self, context: TurnContext) -> str:

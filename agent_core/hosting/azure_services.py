@@ -17,8 +17,10 @@ from agent_core.proactive.queue import Queue
 from agent_core.store.document_store import DocumentStore
 
 if TYPE_CHECKING:  # loaded on first use, so that a cold start is spared them
+    from agent_core.channel.attachment_downloader import AttachmentDownloader
     from agent_core.channel.connector_client import ConnectorClient
     from agent_core.channel.http_client import HttpClient
+    from agent_core.channel.token_provider import TokenProvider
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +45,13 @@ class AzureServices:
             guard=lambda: self._guard,
             now=clock.now,
             sleep=clock.sleep,
+            downloader=lambda: self._downloader,
         )
         self.store = cast(DocumentStore, _OnFirstUse(self._open_store))
         self.queue = cast(Queue, _OnFirstUse(lambda: self._open_queue("WORK_QUEUE")))
         self.callbacks = cast(Queue, _OnFirstUse(lambda: self._open_queue("CALLBACK_QUEUE")))
         self._http_client: HttpClient | None = None
+        self._download_client: HttpClient | None = None
 
     @property
     def _http(self) -> HttpClient:
@@ -79,14 +83,29 @@ class AzureServices:
     @cached_property
     def _connector(self) -> ConnectorClient:
         from agent_core.channel.connector_client import ConnectorClient
+
+        return ConnectorClient(self._http, self._tokens, clock.now)
+
+    @cached_property
+    def _downloader(self) -> AttachmentDownloader:
+        from agent_core.channel.attachment_downloader import AttachmentDownloader
+        from agent_core.channel.http_client import HttpClient
+
+        # Connections of its own, so that long downloads leave those that messages are sent over alone.
+        http = self._download_client = HttpClient(max_connections=20, allow_address=self._guard.allows_address)
+        tokens = self._tokens
+        return AttachmentDownloader(http, self._guard, tokens.token if tokens else None)
+
+    @cached_property
+    def _tokens(self) -> TokenProvider | None:
         from agent_core.channel.token_provider import AppCredentials, MsalTokenProvider
 
         app_id = self.settings.app_id
         if app_id is None:
-            return ConnectorClient(self._http, None, clock.now)
+            return None
         secret = self.settings.get(CLIENT_SECRET)
         tenant = self.settings.require(TENANT_ID) if secret else ""
-        return ConnectorClient(self._http, MsalTokenProvider(AppCredentials(app_id, tenant, secret)), clock.now)
+        return MsalTokenProvider(AppCredentials(app_id, tenant, secret))
 
     def _open_store(self) -> DocumentStore:
         settings = self.settings
@@ -151,8 +170,9 @@ class AzureServices:
             opened = cast(_OnFirstUse, service).opened
             if opened is not None:
                 await opened.close()
-        if self._http_client is not None:
-            await self._http_client.close()
+        for client in (self._http_client, self._download_client):
+            if client is not None:
+                await client.close()
 
 
 class _OnFirstUse:
