@@ -59,12 +59,12 @@ def judged_type(claimed: str | None, served: str | None, head: bytes, name: str)
     if (said or claimed or "").lower().startswith("image/"):
         return None if _HTML.match(head) else picture
     active = said is not None and _ACTIVE.fullmatch(said) is not None
-    if _HTML.match(head) and not active and not _ACTIVE_NAME.search(name):
+    if active or (_HTML.match(head) and _ACTIVE_NAME.search(name)):
+        return UNKNOWN
+    if _HTML.match(head):
         is_source = (said or "").startswith("text/") and not _ACTIVE.fullmatch(_media_type(served) or "")
         return said if is_source else None
-    if said is None:
-        return picture or UNKNOWN
-    return UNKNOWN if active else said
+    return said or picture or UNKNOWN
 
 
 def safe_name(name: str, content_type: str = UNKNOWN) -> str:

@@ -310,8 +310,8 @@ def _parsed(url: str) -> httpx.URL:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise ValueError(f"Not a URL to send to: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError("A URL to send to begins with https:// or http:// and names a host")
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.port == 0:
+        raise ValueError("A URL to send to begins with https:// or http:// and names a host, and no port 0")
     return parsed
 
 

@@ -36,6 +36,7 @@ _AUTHORITY = r"https?://(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[::1\])(?::\d{1,5}
 _PATH = r"(?:/[!$-\[\]-~]*)?"
 _SERVICE_URL = re.compile(_AUTHORITY + _PATH.replace("[!$-", "[!$->@-"), re.ASCII)
 _FETCH_URL = re.compile(_AUTHORITY + _PATH, re.ASCII)
+_LOOPBACK_URL = re.compile(r"https?://(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?(?:[/?].*)?", re.IGNORECASE)
 _LONGEST = 8192
 
 
@@ -138,10 +139,7 @@ class UrlGuard:
 
 def is_loopback(url: str) -> bool:
     """Whether the URL names this machine."""
-    try:
-        return urlsplit(url).hostname in LOOPBACK
-    except ValueError:
-        return False
+    return _LOOPBACK_URL.fullmatch(url) is not None
 
 
 def same_origin(one: str | None, other: str | None) -> bool:

@@ -389,7 +389,9 @@ async def test_the_environments_proxy_is_not_used(monkeypatch: pytest.MonkeyPatc
             assert (await client.request("GET", server.url)).status == 200
 
 
-@pytest.mark.parametrize("url", ["", "/v3/x", "ftp://host/", "file:///etc/passwd", "http://", "http://h:x/"])
+@pytest.mark.parametrize(
+    "url", ["", "/v3/x", "ftp://host/", "file:///etc/passwd", "http://", "http://h:x/", "http://h:0/"]
+)
 async def test_what_is_no_http_url_is_refused(url: str) -> None:
     async with opened(HttpClient(allow_address=anywhere)) as client:
         with pytest.raises(ValueError):
