@@ -33,9 +33,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # URLs that no two parsers can read differently: a lower-case scheme, a host of plain labels that does not end in a
 # dot, maybe a port, and a path without spaces, controls, backslashes or anything beyond ASCII.
 _AUTHORITY = r"https?://(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[::1\])(?::\d{1,5})?"
-_PATH = r"(?:/[!$-\[\]-~]*)?"
-_SERVICE_URL = re.compile(_AUTHORITY + _PATH.replace("[!$-", "[!$->@-"), re.ASCII)
-_FETCH_URL = re.compile(_AUTHORITY + _PATH, re.ASCII)
+_SERVICE_URL = re.compile(_AUTHORITY + r"(?:/[!$->@-\[\]-~]*)?", re.ASCII)  # and without a query
+_FETCH_URL = re.compile(_AUTHORITY + r"(?:/[!$-\[\]-~]*)?", re.ASCII)
 _LOOPBACK_URL = re.compile(r"https?://(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?(?:[/?].*)?", re.IGNORECASE)
 _LONGEST = 8192
 

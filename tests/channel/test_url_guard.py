@@ -28,6 +28,8 @@ FETCHED = [
     "https://account.blob.core.windows.net/c/b?sv=2024&sig=a%2Bb%3D",
     "https://graph.microsoft.com/v1.0/me/photo/$value",
 ]
+# As a `contentUrl` it is decoded, which sends nothing.
+DATA = "data:text/html,hello"
 GUARD = UrlGuard(development=False)
 
 
@@ -41,7 +43,7 @@ def test_p4_6_the_connectors_hosts_may_have_the_token(url: str) -> None:
     assert GUARD.may_receive_token(url)
 
 
-@pytest.mark.parametrize("url", [None, *HOSTILE.values(), "https://smba.trafficmanager.net/?to=evil"])
+@pytest.mark.parametrize("url", [None, *HOSTILE.values(), "https://smba.trafficmanager.net/?to=evil", DATA])
 def test_p9_4_nothing_else_may(url: str | None) -> None:
     with pytest.raises(NotAllowed):
         GUARD.check_service_url(url)
@@ -60,7 +62,7 @@ def test_p9_1_where_channels_keep_things_may_be_fetched_from(url: str) -> None:
     assert GUARD.check_fetch_url(url) == url
 
 
-@pytest.mark.parametrize("url", [None, *HOSTILE.values()])
+@pytest.mark.parametrize("url", [None, *HOSTILE.values(), DATA])
 def test_p9_1_nothing_else_may_be_fetched(url: str | None) -> None:
     with pytest.raises(NotAllowed):
         GUARD.check_fetch_url(url)
