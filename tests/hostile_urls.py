@@ -6,6 +6,7 @@ from __future__ import annotations
 HOSTILE: dict[str, str] = {
     # Schemes
     "http to the connector": "http://smba.trafficmanager.net/teams/",
+    "http at the port of https": "http://smba.trafficmanager.net:443/teams/",
     "http to this machine": "http://127.0.0.1:3978/",
     "http to this machine by name": "http://localhost:3978/",
     "file": "file:///etc/passwd",

@@ -57,7 +57,7 @@ def judged_type(claimed: str | None, served: str | None, head: bytes, name: str)
     said = next((each for each in (_media_type(claimed), _media_type(served)) if each), None)
     picture = next((kind for pattern, kind in _PICTURES if pattern.match(head)), None)
     if (said or claimed or "").lower().startswith("image/"):
-        return None if _HTML.match(head) else picture
+        return picture
     active = said is not None and _ACTIVE.fullmatch(said) is not None
     if active or (_HTML.match(head) and _ACTIVE_NAME.search(name)):
         return UNKNOWN
