@@ -71,7 +71,7 @@ from agent_core.activity.entities import (
     StreamInfo,
 )
 from agent_core.activity.message_factory import MessageFactory
-from agent_core.activity.received_attachments import ReceivedAttachment
+from agent_core.activity.received_attachments import AttachmentStream, DownloadedAttachment, ReceivedAttachment
 from agent_core.activity.teams_channel_data import FeedbackLoop, TeamsChannelData
 from agent_core.agent_application import AgentApplication
 from agent_core.errors import SignInFailed, SignInRequired
@@ -98,6 +98,7 @@ __all__ = [
     "AgentApplication",
     "Attachment",
     "AttachmentLayoutTypes",
+    "AttachmentStream",
     "AzureServices",
     "CallbackTypes",
     "CardAction",
@@ -121,6 +122,7 @@ __all__ = [
     "ConversationParameters",
     "ConversationReference",
     "DeliveryModes",
+    "DownloadedAttachment",
     "EndOfConversationCodes",
     "Entity",
     "ExpectedReplies",

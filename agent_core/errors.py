@@ -12,6 +12,8 @@ AgentError
 ├── StreamCancelled          the user stopped a streaming response; its block ends with it, and it goes no further
 ├── NotSupported             this channel cannot do that; asked of `context.channel` beforehand it says so
 │   └── MessageTooLarge      with the size and the limit; nothing was sent
+├── AttachmentNotAvailable   what a user sent along cannot be downloaded: see `code`
+│   └── AttachmentTooLarge   there is more of it than was asked for
 ├── RouteError               two handlers claim one name, or a handler has the wrong shape
 ├── ConversationNotFound     nothing is stored under that id (or several are: `ConversationAmbiguous`)
 │   └── ConversationAmbiguous
@@ -110,6 +112,32 @@ class MessageTooLarge(NotSupported):
         self.size = size
         self.limit = limit
         self.unit = unit
+
+
+class AttachmentNotAvailable(AgentError):
+    """The content of an attachment was not fetched, or not to its end; the message says what to do about it.
+
+    Attributes:
+        code: a stable word for programs. `NoAddress`: there is nothing to fetch. `HostNotAllowed`: it is kept where
+            nothing may be fetched from. `Expired`: it is no longer there, or no longer for us (401, 403, 404, 410).
+            `Redirected`: its address leads on to another. `Unreachable`: it may be there later. `ContentMismatch`: it
+            is not what it was said to be. `Compressed`, `BadData`: it cannot be read. `TooMany`: there are too many
+            in this message. `TooLarge`.
+        status: the HTTP status, None where there was none.
+    """
+
+    def __init__(self, message: str, *, code: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+class AttachmentTooLarge(AttachmentNotAvailable):
+    """There is more of it than the `limit`, in bytes."""
+
+    def __init__(self, message: str, *, limit: int) -> None:
+        super().__init__(message, code="TooLarge")
+        self.limit = limit
 
 
 class RouteError(AgentError):

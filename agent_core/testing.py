@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.attachments import Attachment
 from agent_core.activity.cards import TokenExchangeResource
 from agent_core.activity.conversation_reference import (
     ChannelAccount,
@@ -18,7 +20,8 @@ from agent_core.activity.conversation_reference import (
     ConversationResourceResponse,
     ResourceResponse,
 )
-from agent_core.errors import ChannelError, ConsentRequired
+from agent_core.activity.received_attachments import FetchedContent, address_of
+from agent_core.errors import AttachmentNotAvailable, ChannelError, ConsentRequired
 from agent_core.proactive.queue import QueueMessage
 from agent_core.turn.channel_adapter import Agent, ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
@@ -188,6 +191,7 @@ class TestAdapter(ChannelAdapter):
     Attributes:
         messages: the messages the user sees, by id, in order, edits and deletions applied; of a stream its end.
         sent: every activity in the order it was sent.
+        files: what attachments hold, by their address: a Teams file's `downloadUrl`, else the `contentUrl`.
         failures: errors to raise for the next sends, edits or deletions, first one first; None lets one through.
     """
 
@@ -197,6 +201,7 @@ class TestAdapter(ChannelAdapter):
         super().__init__(clock.now, clock.sleep)
         self.messages: dict[str, Activity] = {}
         self.sent: list[Activity] = []
+        self.files: dict[str, bytes] = {}
         self.failures: list[ChannelError | None] = []
         self._user_tokens = TestTokenService()
         self._channel_id = channel_id
@@ -275,6 +280,25 @@ class TestAdapter(ChannelAdapter):
         self._fail_if_told()
         self._count += 1
         return ConversationResourceResponse(id=f"created{self._count}")
+
+    @asynccontextmanager
+    async def fetch_attachment(
+        self,
+        activity: Activity,
+        identity: ClaimsIdentity,
+        attachment: Attachment,
+        *,
+        slack_token: str | None,
+        max_redirects: int,
+    ) -> AsyncGenerator[FetchedContent, None]:
+        content = self.files.get(address_of(attachment) or "")
+        if content is None:
+            raise AttachmentNotAvailable("Put it into adapter.files", code="Expired", status=404)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield content
+
+        yield FetchedContent(None, chunks())
 
     def _fail_if_told(self) -> None:
         failure = self.failures.pop(0) if self.failures else None

@@ -17,6 +17,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from agent_core.channel.addresses import IPAddress
+
+
+def anywhere(host: str, address: IPAddress) -> bool:
+    """Lets an HttpClient connect to this machine, where the tests' servers are."""
+    return True
+
 
 @asynccontextmanager
 async def serve(app: ASGIApp) -> AsyncIterator[str]:

@@ -25,7 +25,7 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # What may be imported where, besides the standard library and this package.
 ALLOWED = {
     "httpx": {"channel/http_client.py"},
-    "httpcore": {"channel/http_client.py"},
+    "httpcore": {"channel/checked_network.py", "channel/http_client.py"},
     "msal": {"channel/token_provider.py", "hosting/managed_identity.py"},
     "requests": {"channel/token_provider.py", "hosting/managed_identity.py"},
     "jwt": {"channel/signing_keys.py", "channel/token_validator.py"},

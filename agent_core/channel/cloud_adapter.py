@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.attachments import Attachment
 from agent_core.activity.conversation_reference import (
     ConversationParameters,
     ConversationResourceResponse,
     ResourceResponse,
 )
 from agent_core.activity.json_text import dump
+from agent_core.activity.received_attachments import FetchedContent
 from agent_core.channel.url_guard import UrlGuard, is_loopback
 from agent_core.errors import (
     BadActivity,
@@ -34,6 +37,7 @@ from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.user_tokens import UserTokenService
 
 if TYPE_CHECKING:  # loaded with the first request, so that a cold start is spared them
+    from agent_core.channel.attachment_downloader import AttachmentDownloader
     from agent_core.channel.connector_client import ConnectorClient
     from agent_core.channel.token_validator import TokenValidator
     from agent_core.channel.user_token_client import UserTokenClient
@@ -96,13 +100,15 @@ class CloudAdapter(ChannelAdapter):
         now: Callable[[], datetime],
         sleep: Callable[[timedelta], Awaitable[None]] | None = None,
         user_tokens: Callable[[], UserTokenClient] | None = None,
+        downloader: Callable[[], AttachmentDownloader] | None = None,
     ) -> None:
-        """Without `user_tokens`, users cannot sign in."""
+        """Without `user_tokens`, users cannot sign in; without `downloader`, there are no attachments to download."""
         super().__init__(now, sleep)
         self._identity = identity
         self._connector = connector
         self._guard = guard
         self._user_tokens = user_tokens
+        self._downloader = downloader
 
     @property
     def user_tokens(self) -> UserTokenService:
@@ -122,7 +128,7 @@ class CloudAdapter(ChannelAdapter):
             if identity.service_url_verified:
                 activity = activity.replace(caller_id=BOT_SERVICE_CALLER)
             if activity.delivery_mode != "expectReplies":
-                self._guard().check_service_url(activity.service_url)
+                self._guard().check_service_url(activity.service_url, identity)
         except BadActivity as error:
             return _error(error.status, error.code, str(error), {"allow": "POST"} if error.status == 405 else {})
         except NotAuthenticated as error:
@@ -236,11 +242,28 @@ class CloudAdapter(ChannelAdapter):
     async def create_conversation(
         self, service_url: str, parameters: ConversationParameters, identity: ClaimsIdentity
     ) -> ConversationResourceResponse:
-        return await self._connector().create_conversation(self._guard().check_service_url(service_url), parameters)
+        return await self._connector().create_conversation(
+            self._guard().check_service_url(service_url, identity), parameters
+        )
+
+    def fetch_attachment(
+        self,
+        activity: Activity,
+        identity: ClaimsIdentity,
+        attachment: Attachment,
+        *,
+        slack_token: str | None,
+        max_redirects: int,
+    ) -> AbstractAsyncContextManager[FetchedContent]:
+        if self._downloader is None:
+            raise NotSupported("This adapter was built without a downloader, so attachments cannot be downloaded")
+        return self._downloader().fetch(
+            activity, identity, attachment, slack_token=slack_token, max_redirects=max_redirects
+        )
 
     def _service_url(self, context: TurnContext) -> str:
         """Where this turn's answers go: asked again for every send, because what is stored may be old or foreign."""
-        url = self._guard().check_service_url(context.activity.service_url)
+        url = self._guard().check_service_url(context.activity.service_url, context.identity)
         if self._identity().app_id is not None and not context.identity.service_url_verified:
             raise NotAllowed(
                 "This conversation's serviceUrl was never in a validated token, so the agent's token cannot go there; "

@@ -26,6 +26,7 @@ from agent_core.proactive.tickets import Tickets
 from agent_core.store.document_store import DocumentStore
 
 if TYPE_CHECKING:  # loaded on first use, so that a cold start is spared them
+    from agent_core.channel.attachment_downloader import AttachmentDownloader
     from agent_core.channel.connector_client import ConnectorClient
     from agent_core.channel.http_client import HttpClient
     from agent_core.channel.token_provider import TokenProvider
@@ -56,18 +57,20 @@ class AzureServices:
             now=clock.now,
             sleep=clock.sleep,
             user_tokens=lambda: self._user_tokens,
+            downloader=lambda: self._downloader,
         )
         self.store = cast(DocumentStore, _OnFirstUse(self._open_store))
         self.queue = cast(Queue, _OnFirstUse(lambda: self._open_queue("WORK_QUEUE")))
         self.callbacks = cast(Queue, _OnFirstUse(lambda: self._open_queue("CALLBACK_QUEUE")))
         self.tickets = cast(Tickets, _OnFirstUse(lambda: Tickets(settings.ticket_keys, settings.ticket_mode)))
         self._http_client: HttpClient | None = None
+        self._download_client: HttpClient | None = None
 
     @property
     def _http(self) -> HttpClient:
         from agent_core.channel.http_client import HttpClient
 
-        self._http_client = self._http_client or HttpClient()
+        self._http_client = self._http_client or HttpClient(allow_address=self._guard.allows_address)
         return self._http_client
 
     @cached_property
@@ -82,13 +85,29 @@ class AzureServices:
 
     @cached_property
     def _guard(self) -> UrlGuard:
-        return UrlGuard(development=self.settings.app_id is None)
+        settings = self.settings
+        return UrlGuard(
+            development=settings.app_id is None,
+            cloud=settings.cloud,
+            fetch_hosts=settings.fetch_hosts,
+            private_hosts=settings.private_hosts,
+        )
 
     @cached_property
     def _connector(self) -> ConnectorClient:
         from agent_core.channel.connector_client import ConnectorClient
 
         return ConnectorClient(self._http, self._tokens, clock.now)
+
+    @cached_property
+    def _downloader(self) -> AttachmentDownloader:
+        from agent_core.channel.attachment_downloader import AttachmentDownloader
+        from agent_core.channel.http_client import HttpClient
+
+        # Connections of its own, so that long downloads leave those that messages are sent over alone.
+        http = self._download_client = HttpClient(max_connections=20, allow_address=self._guard.allows_address)
+        tokens = self._tokens
+        return AttachmentDownloader(http, self._guard, tokens.token if tokens else None)
 
     @cached_property
     def _tokens(self) -> TokenProvider | None:
@@ -186,8 +205,9 @@ class AzureServices:
             opened = cast(_OnFirstUse, service).opened
             if opened is not None:
                 await opened.close()
-        if self._http_client is not None:
-            await self._http_client.close()
+        for client in (self._http_client, self._download_client):
+            if client is not None:
+                await client.close()
 
 
 class _OnFirstUse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,9 @@ TICKETS = "AGENT_CALLBACK_TICKETS"
 TICKET_KEYS = "AGENT_TICKET_KEYS"
 # A key that can be guessed signs nothing.
 MIN_TICKET_KEY = 32
+# Host names, with commas between them; each stands for itself and everything below it.
+FETCH_HOSTS = "AGENT_FETCH_HOSTS"
+PRIVATE_HOSTS = "AGENT_PRIVATE_HOSTS"
 
 DEFAULTS = {
     "CALLBACK_QUEUE": "agent-callbacks",
@@ -40,6 +44,9 @@ DEFAULTS = {
 
 # Set by the platform wherever the app runs in Azure: with one of them nothing counts as development.
 _AZURE_MARKS = ("WEBSITE_INSTANCE_ID", "WEBSITE_SITE_NAME", "WEBSITE_POD_NAME")
+
+# Two labels at least, and the last one no number: not all of `.com`, no wildcard, no address.
+_HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])", re.ASCII)
 
 
 class Settings:
@@ -115,6 +122,25 @@ class Settings:
         )
 
     @property
+    def fetch_hosts(self) -> tuple[str, ...]:
+        """Hosts to fetch attachments from, without a token, besides those that channels keep them on."""
+        return self._hosts(FETCH_HOSTS)
+
+    @property
+    def private_hosts(self) -> tuple[str, ...]:
+        """Hosts, say of a calling agent, that may resolve to addresses of a private network; no others may."""
+        return self._hosts(PRIVATE_HOSTS)
+
+    def _hosts(self, name: str) -> tuple[str, ...]:
+        hosts = tuple(each.strip().lower() for each in (self.get(name) or "").split(",") if each.strip())
+        if wrong := [host for host in hosts if not _HOST.fullmatch(host)]:
+            raise SettingsError(
+                f"The setting {name} has {', '.join(map(repr, wrong))}: give names such as files.contoso.com, "
+                "with commas between them, and no scheme, port, wildcard or address"
+            )
+        return hosts
+
+    @property
     def local_data(self) -> Path:
         """The folder for the embedded store and queue."""
         return Path(self.require("AGENT_LOCAL_DATA"))
@@ -166,14 +192,16 @@ class Settings:
             found.append(str(error))
         if app_id is not None and self.get(CLIENT_SECRET) is not None and self.get(TENANT_ID) is None:
             found.append(f"The setting {TENANT_ID} is missing: a client secret belongs to an app of one tenant.")
-        try:
-            _ = self.token_service
-        except SettingsError as error:
-            found.append(str(error))
-        try:
-            _ = self.ticket_mode, self.ticket_keys
-        except SettingsError as error:
-            found.append(str(error))
+        for read in (
+            lambda: self.token_service,
+            lambda: (self.ticket_mode, self.ticket_keys),
+            lambda: self.fetch_hosts,
+            lambda: self.private_hosts,
+        ):
+            try:
+                read()
+            except SettingsError as error:
+                found.append(str(error))
         if not self.development and not self.has_cosmos:
             found.append(missing_connection(COSMOS, "accountEndpoint", "Cosmos DB"))
         if not self.development and not self.has_service_bus:

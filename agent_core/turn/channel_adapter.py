@@ -7,16 +7,19 @@ import logging
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, Self
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.attachments import Attachment
 from agent_core.activity.conversation_reference import (
     ConversationParameters,
     ConversationResourceResponse,
     ResourceResponse,
 )
+from agent_core.activity.received_attachments import FetchedContent
 from agent_core.errors import NotSupported
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware, MiddlewareSet
@@ -185,6 +188,23 @@ class ChannelAdapter(ABC):
         Raises:
             ChannelError: the channel did not create it.
         """
+
+    def fetch_attachment(
+        self,
+        activity: Activity,
+        identity: ClaimsIdentity,
+        attachment: Attachment,
+        *,
+        slack_token: str | None,
+        max_redirects: int,
+    ) -> AbstractAsyncContextManager[FetchedContent]:
+        """Fetch the content of an attachment of that activity, which that caller sent; an adapter may leave this out.
+
+        Raises:
+            AttachmentNotAvailable: it may not be fetched, or could not be.
+            NotSupported: this adapter downloads nothing.
+        """
+        raise NotSupported(f"{type(self).__name__} downloads no attachments; implement its fetch_attachment")
 
 
 async def _sleep(delay: timedelta) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
@@ -11,10 +12,11 @@ from typing import Any, Protocol
 from agent_core.activity.activity import Activity
 from agent_core.activity.activity_types import CallbackTypes
 from agent_core.activity.activity_values import InvokeResponse
+from agent_core.activity.attachments import Attachment
 from agent_core.activity.channels import Channel, channel_of
 from agent_core.activity.conversation_reference import ConversationReference, ResourceResponse
 from agent_core.activity.message_factory import MessageFactory
-from agent_core.activity.received_attachments import ReceivedAttachment, received_attachments
+from agent_core.activity.received_attachments import FetchedContent, ReceivedAttachment, received_attachments
 from agent_core.errors import NotSupported, TurnEnded
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.outgoing import fit, with_fewer_actions, within_size
@@ -50,6 +52,25 @@ class Sender(Protocol):
 
     async def delete_activity(self, context: TurnContext, activity_id: str) -> None:
         """Take it back."""
+
+
+class TurnRuntime(Runtime, Protocol):
+    """What a turn needs of its adapter besides sending."""
+
+    def fetch_attachment(
+        self,
+        activity: Activity,
+        identity: ClaimsIdentity,
+        attachment: Attachment,
+        *,
+        slack_token: str | None,
+        max_redirects: int,
+    ) -> AbstractAsyncContextManager[FetchedContent]:
+        """Fetch the content of an attachment of that activity, which that caller sent.
+
+        Raises:
+            AttachmentNotAvailable: it may not be fetched, or could not be.
+        """
 
 
 class CallbackTicket(Protocol):
@@ -98,9 +119,10 @@ class TurnContext:
         user_tokens: UserTokens | None = None,
         identity: ClaimsIdentity | None = None,
         proactive: bool = False,
-        runtime: Runtime | None = None,
+        runtime: TurnRuntime | None = None,
     ) -> None:
-        """`runtime` is the adapter, as a rule; without one, streaming responses are one message each."""
+        """`runtime` is the adapter, as a rule; without one, streaming responses are one message each, and there is
+        nothing to download."""
         self.activity = activity.without_mention_of_recipient()
         self.identity = identity or ClaimsIdentity()
         self.state = TurnState()
@@ -113,7 +135,8 @@ class TurnContext:
         self._sender = sender
         self._callbacks = callbacks
         self._user_tokens = user_tokens
-        self._runtime = runtime
+        self._runtime: Runtime | None = runtime
+        self._attachments_from = runtime
         self._stream: StreamingResponse | None = None
         self._ended = False
         self._send_hooks: list[SendHook] = []
@@ -153,8 +176,8 @@ class TurnContext:
 
     @property
     def attachments(self) -> tuple[ReceivedAttachment, ...]:
-        """What the user sent along: files, pictures and cards."""
-        return received_attachments(self.activity)
+        """What the user sent along: files, pictures and cards. `await attachment.download()` fetches one's content."""
+        return received_attachments(self.activity, self._fetch_attachment)
 
     @property
     def streaming_response(self) -> StreamingResponse:
@@ -173,6 +196,16 @@ class TurnContext:
             )
             self._stream = StreamingResponse(self, self._runtime if streams else None)
         return self._stream
+
+    def _fetch_attachment(
+        self, attachment: Attachment, *, slack_token: str | None, max_redirects: int
+    ) -> AbstractAsyncContextManager[FetchedContent]:
+        self._check_running()
+        if self._attachments_from is None:
+            raise NotSupported("This context was built without a runtime; run the turn through an adapter")
+        return self._attachments_from.fetch_attachment(
+            self.activity, self.identity, attachment, slack_token=slack_token, max_redirects=max_redirects
+        )
 
     def buffer_streams(self) -> None:
         """Let each streaming response of this turn be one message, whatever the channel can do."""

@@ -22,6 +22,7 @@ from agent_core.channel.user_token_client import UserTokenClient
 from agent_core.hosting.sqlite_queue import SqliteQueue
 from agent_core.store.sqlite_store import SqliteStore
 from agent_core.testing import ManualClock
+from tests.serving import anywhere
 
 AGENT_SECRET = "canary-agent-token"
 
@@ -30,7 +31,7 @@ class SignInApp:
     """One instance of the app: its own adapter and connections, and the files that all instances share."""
 
     def __init__(self, folder: Path, channel_url: str, token_url: str, clock: ManualClock) -> None:
-        self.http = HttpClient(connect_timeout=2, read_timeout=5)
+        self.http = HttpClient(allow_address=anywhere, connect_timeout=2, read_timeout=5)
         self.clock = clock
         self.channel_url = channel_url
         self.tokens: list[str] = []

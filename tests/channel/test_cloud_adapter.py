@@ -19,7 +19,7 @@ from agent_core.errors import BadActivity, NotAllowed, QueueUnavailable, Setting
 from agent_core.proactive.queue import QueueMessage
 from agent_core.store.memory_store import MemoryStore
 from agent_core.testing import ManualClock, MemoryQueue
-from tests.serving import FakeChannel, serve
+from tests.serving import FakeChannel, anywhere, serve
 
 JSON = {"content-type": "application/json; charset=utf-8"}
 URL = "http://127.0.0.1:7071/api/messages"
@@ -70,7 +70,7 @@ class Setting:
 
 @pytest.fixture
 async def http() -> AsyncIterator[HttpClient]:
-    client = HttpClient(connect_timeout=1, read_timeout=1)
+    client = HttpClient(allow_address=anywhere, connect_timeout=1, read_timeout=1)
     yield client
     await client.close()
 
@@ -396,7 +396,7 @@ async def test_a_verified_caller_is_named_by_its_token(setting: Setting) -> None
         async def validate(self, authorization: str | None, activity: Activity) -> ClaimsIdentity:
             return ClaimsIdentity({"aud": "app"}, service_url_verified=True)
 
-    validator = Verified("app", SigningKeys(HttpClient(), setting.clock.now), setting.clock.now)
+    validator = Verified("app", SigningKeys(HttpClient(allow_address=anywhere), setting.clock.now), setting.clock.now)
     setting.adapter._identity = lambda: AgentIdentity("app", validator)
     await setting.post(setting.activity(text="who", callerId="urn:botframework:aadappid:evil"))
     assert seen == ["urn:botframework:azure"]

@@ -11,7 +11,7 @@ from agent_core.channel.connector_client import ConnectorClient
 from agent_core.channel.http_client import HttpClient
 from agent_core.errors import ChannelError
 from agent_core.testing import ManualClock
-from tests.serving import FakeChannel, serve
+from tests.serving import FakeChannel, anywhere, serve
 
 CONVERSATION = "19:abc@thread.tacv2;messageid=1/ä"
 QUOTED = "19%3Aabc%40thread.tacv2%3Bmessageid%3D1%2F%C3%A4"
@@ -36,7 +36,7 @@ async def service_url(channel: FakeChannel) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def connector() -> AsyncIterator[ConnectorClient]:
-    http = HttpClient(connect_timeout=1, read_timeout=1)
+    http = HttpClient(allow_address=anywhere, connect_timeout=1, read_timeout=1)
     yield ConnectorClient(http, FixedToken(), ManualClock().now)
     await http.close()
 

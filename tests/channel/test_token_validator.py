@@ -19,7 +19,7 @@ from agent_core.channel.signing_keys import SigningKeys
 from agent_core.channel.token_validator import TokenValidator
 from agent_core.errors import NotAllowed, NotAuthenticated
 from agent_core.testing import ManualClock
-from tests.serving import FakeChannel, serve
+from tests.serving import FakeChannel, anywhere, serve
 
 APP_ID = "11111111-2222-3333-4444-555555555555"
 SERVICE_URL = "https://smba.trafficmanager.net/emea/"
@@ -66,7 +66,7 @@ class Setting:
 async def setting() -> AsyncIterator[Setting]:
     server = FakeChannel()
     server.answers = [lambda: Response(jwks(k1=KEY), media_type="application/json")] * 3
-    http = HttpClient()
+    http = HttpClient(allow_address=anywhere)
     async with serve(server.app()) as url:
         yield Setting(url, server, http)
         await http.close()

@@ -15,7 +15,7 @@ from agent_core.channel.http_client import HttpClient
 from agent_core.channel.user_token_client import UserTokenClient
 from agent_core.errors import ChannelError, ConsentRequired, SettingsError
 from agent_core.turn.user_tokens import SignInResource, TokenResponse
-from tests.serving import serve
+from tests.serving import anywhere, serve
 from tests.token_service import FakeTokenService, hang, reply
 
 USER = ("29:1", "graph", "msteams")
@@ -42,7 +42,7 @@ class Setting:
 @pytest.fixture
 async def setting() -> AsyncIterator[Setting]:
     service = FakeTokenService()
-    http = HttpClient(connect_timeout=0.5, read_timeout=0.5)
+    http = HttpClient(allow_address=anywhere, connect_timeout=0.5, read_timeout=0.5)
     refreshes: list[bool] = []
 
     async def agent_token(force_refresh: bool) -> str:

@@ -12,14 +12,20 @@ import pytest
 from azure.functions import ServiceBusMessage
 from azure.functions.meta import Datum
 from azure.functions.servicebus import ServiceBusMessageInConverter
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from agent_core import Activity, TurnContext
 from agent_core.agent_application import AgentApplication
-from agent_core.errors import SettingsError
+from agent_core.errors import AttachmentNotAvailable, NotSent, SettingsError
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.functions_host import FunctionsHost
 from agent_core.hosting.settings import CLIENT_ID, CLIENT_SECRET, TENANT_ID, TICKET_KEYS, TICKETS, Settings
 from agent_core.proactive.queue import QueueMessage
 from agent_core.store.document_store import CONVERSATIONS
+from tests.serving import serve
 
 ROOT = Path(__file__).parent.parent.parent
 COSMOS = "AccountEndpoint=https://x.documents.azure.com/;AccountKey=c2VjcmV0;"
@@ -131,6 +137,39 @@ async def test_without_a_key_for_required_tickets_a_callback_stays_on_the_queue(
         agent = AgentApplication(services.adapter, services.store, services.queue, tickets=tickets)
         with pytest.raises(SettingsError, match=words):
             await FunctionsHost(agent, services).continue_conversation(_callback())
+
+
+@pytest.mark.parametrize("development", [True, False])
+async def test_p9_2_only_a_development_process_fetches_from_this_machine(tmp_path: Path, development: bool) -> None:
+    """The guard of URLs and that of addresses are the same for all that goes out, and on by default."""
+
+    async def file(request: Request) -> Response:
+        return Response(b"content", media_type="text/plain")
+
+    settings = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development"} if development else {CLIENT_ID: "app"}
+    services = AzureServices(Settings({**settings, "AGENT_FETCH_HOSTS": "localhost.example"}))
+    async with serve(Starlette(routes=[Route("/file", file)])) as url:
+        activity = Activity.from_dict(
+            {
+                "type": "message",
+                "channelId": "emulator",
+                "attachments": [{"contentUrl": f"{url}/file", "name": "a.txt"}],
+            }
+        )
+        context = TurnContext(services.adapter, activity, now=services.adapter.now(), runtime=services.adapter)
+        if development:
+            assert (await context.attachments[0].download()).content == b"content"
+        else:
+            with pytest.raises(AttachmentNotAvailable):
+                await context.attachments[0].download()
+        for client in (services._http, services._download_client):
+            assert client is not None
+            if development:
+                assert (await client.request("GET", f"{url}/file")).status == 200
+            else:
+                with pytest.raises(NotSent, match=r"127\.0\.0\.1"):
+                    await client.request("GET", f"{url}/file")
+        await services.close()
 
 
 def test_importing_the_app_loads_no_azure_client_and_reads_no_setting() -> None:

@@ -118,3 +118,39 @@ def test_an_oauth_connection_is_named_in_the_agents_sdks_words(spelled: str) -> 
     }
     assert Settings(values).oauth_connection("graph") == OAuthConnection("graph", "GraphOAuth", "Go", "Now")
     assert Settings({}).oauth_connection("graph") == OAuthConnection("graph", "graph")
+
+
+@pytest.mark.parametrize("name", ["AGENT_FETCH_HOSTS", "AGENT_PRIVATE_HOSTS"])
+def test_p9_1_hosts_are_names_with_commas_between_them(name: str) -> None:
+    settings = Settings({name: " Files.contoso.com, cdn.example.co.uk,,xn--bcher-kva.example "})
+    found = settings.fetch_hosts if name == "AGENT_FETCH_HOSTS" else settings.private_hosts
+    assert found == ("files.contoso.com", "cdn.example.co.uk", "xn--bcher-kva.example")
+    assert Settings({}).fetch_hosts == Settings({}).private_hosts == ()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "com",
+        "*",
+        "*.com",
+        "*.contoso.com",
+        ".com",
+        "https://contoso.com",
+        "contoso.com/x",
+        "contoso.com:8443",
+        "contoso.com.",
+        "10.0.0.1",
+        "0x7f.1",
+        "[::1]",
+        "localhost",
+        "a b.com",
+        "b\u00fccher.example",
+    ],
+)
+def test_p9_1_no_wildcard_no_top_level_and_no_address_is_a_host(host: str) -> None:
+    settings = Settings({**DEVELOPMENT, "AGENT_FETCH_HOSTS": f"good.example,{host}"})
+    with pytest.raises(SettingsError, match="AGENT_FETCH_HOSTS"):
+        _ = settings.fetch_hosts
+    (problem,) = settings.problems()
+    assert repr(host) in problem
