@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -119,7 +119,8 @@ class TestAdapter(ChannelAdapter):
     Attributes:
         messages: the messages the user sees, by id, in order, edits and deletions applied; of a stream its end.
         sent: every activity in the order it was sent.
-        failures: errors to raise for the next sends, edits or deletions, first one first; None lets one through.
+        members: who is in the conversation besides the agent.
+        failures: errors to raise for the next calls of the channel, first one first; None lets one through.
     """
 
     __test__ = False  # its name is no test's
@@ -128,6 +129,7 @@ class TestAdapter(ChannelAdapter):
         super().__init__(clock.now, clock.sleep)
         self.messages: dict[str, Activity] = {}
         self.sent: list[Activity] = []
+        self.members: list[ChannelAccount] = [ChannelAccount(id="user", name="User")]
         self.failures: list[ChannelError | None] = []
         self._channel_id = channel_id
         self._conversation_id = conversation_id
@@ -203,6 +205,20 @@ class TestAdapter(ChannelAdapter):
         self._fail_if_told()
         self._count += 1
         return ConversationResourceResponse(id=f"created{self._count}")
+
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        self._fail_if_told()
+        for member in self.members:
+            if user_id in (member.id, member.aad_object_id):
+                return member
+        raise ChannelError("No such member", decision="gone", status=404)
+
+    async def get_paged_members(
+        self, context: TurnContext, page_size: int | None = None
+    ) -> AsyncIterator[ChannelAccount]:
+        self._fail_if_told()
+        for member in self.members:
+            yield member
 
     def _fail_if_told(self) -> None:
         failure = self.failures.pop(0) if self.failures else None

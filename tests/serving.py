@@ -45,6 +45,7 @@ class ChannelCall:
     path: str
     headers: dict[str, str]
     body: Any
+    query: str = ""
 
 
 @dataclass
@@ -66,8 +67,9 @@ class FakeChannel:
         async def anything(request: Request) -> Response:
             body = await request.body()
             # The raw path: what counts is how ids were quoted.
-            path = request.scope["raw_path"].decode().partition("?")[0]
-            call = ChannelCall(request.method, path, dict(request.headers), json.loads(body) if body else None)
+            path, _, query = request.scope["raw_path"].decode().partition("?")
+            query = query or request.scope["query_string"].decode()
+            call = ChannelCall(request.method, path, dict(request.headers), json.loads(body) if body else None, query)
             async with self._called:
                 self.calls.append(call)
                 self._called.notify_all()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import (
+    ChannelAccount,
     ConversationParameters,
     ConversationResourceResponse,
     ResourceResponse,
@@ -31,12 +33,15 @@ from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.turn_context import TurnContext
 
 if TYPE_CHECKING:  # loaded with the first request, so that a cold start is spared them
+    from agent_core.channel.connector import Connector
     from agent_core.channel.connector_client import ConnectorClient
     from agent_core.channel.token_validator import TokenValidator
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 1024 * 1024
+# What of a conversation's id may stand in a header as it is: what Teams writes.
+SHOWN = ":;=@,/+|"
 # A tunnel from the internet rewrites the host and leaves one of these behind.
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host")
 # Types that mean nothing without a name (A5001, A5401, A6310, A6411).
@@ -127,7 +132,7 @@ class CloudAdapter(ChannelAdapter):
 
     async def _run(self, activity: Activity, identity: ClaimsIdentity, agent: Agent) -> HttpResponse:
         expects_replies = activity.delivery_mode == "expectReplies"
-        replies = ReplyBuffer()
+        replies = ReplyBuffer(self)
         context = TurnContext(
             replies if expects_replies else self,
             activity,
@@ -177,7 +182,7 @@ class CloudAdapter(ChannelAdapter):
         return ClaimsIdentity({"aud": app_id} if app_id else {}, service_url_verified=True)
 
     async def send_activities(self, context: TurnContext, activities: Sequence[Activity]) -> list[ResourceResponse]:
-        service_url = self._service_url(context)
+        connector = self.connector(context)
         conversation_id = context.activity.conversation_id
         responses = []
         # One after the other: channels do not keep the order of requests that overlap.
@@ -185,47 +190,84 @@ class CloudAdapter(ChannelAdapter):
             if _stays_here(activity, context):
                 responses.append(ResourceResponse())
             elif activity.reply_to_id:
-                responses.append(
-                    await self._connector().reply_to_activity(
-                        service_url, conversation_id, activity.reply_to_id, activity
-                    )
-                )
+                responses.append(await connector.reply_to_activity(conversation_id, activity.reply_to_id, activity))
             else:
-                responses.append(await self._connector().send_to_conversation(service_url, conversation_id, activity))
+                responses.append(await connector.send_to_conversation(conversation_id, activity))
         return responses
 
     async def update_activity(self, context: TurnContext, activity: Activity) -> ResourceResponse:
-        return await self._connector().update_activity(
-            self._service_url(context), context.activity.conversation_id, activity.id or "", activity
+        return await self.connector(context).update_activity(
+            context.activity.conversation_id, activity.id or "", activity
         )
 
     async def delete_activity(self, context: TurnContext, activity_id: str) -> None:
-        await self._connector().delete_activity(
-            self._service_url(context), context.activity.conversation_id, activity_id
-        )
+        await self.connector(context).delete_activity(context.activity.conversation_id, activity_id)
 
     async def create_conversation(
         self, service_url: str, parameters: ConversationParameters, identity: ClaimsIdentity
     ) -> ConversationResourceResponse:
-        return await self._connector().create_conversation(self._guard().check_service_url(service_url), parameters)
+        return await self._connector_at(service_url, identity).create_conversation(parameters)
 
-    def _service_url(self, context: TurnContext) -> str:
-        """Where this turn's answers go: asked again for every send, because what is stored may be old or foreign."""
-        url = self._guard().check_service_url(context.activity.service_url)
-        if self._identity().app_id is not None and not context.identity.service_url_verified:
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        return await self.connector(context).get_conversation_member(context.activity.conversation_id, user_id)
+
+    def get_paged_members(self, context: TurnContext, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
+        return self.connector(context).get_paged_members(context.activity.conversation_id, page_size=page_size)
+
+    def connector(self, context: TurnContext) -> Connector:
+        """The REST API of the service that carries this turn, for what the context has no method for.
+
+            channels = await adapter.connector(context).teams.get_team_channels(team_id)
+
+        Whether the service may be called is asked each time, because what is stored may be old or foreign.
+
+        Raises:
+            NotAllowed: the service is none that the agent's token may go to.
+            NotSupported: the agent is addressed as one with an identity of its own in the tenant.
+        """
+        from agent_core.channel.connector import CopilotStudioConnector
+        from agent_core.channel.connector_client import ConnectorService
+
+        activity = context.activity
+        if activity.is_from_copilot_studio_connector:
+            self._guard().check_service_url(activity.service_url)
+            # Its URL is taken as it is: the slash that other services get would be another URL.
+            return CopilotStudioConnector(self._connector(), ConnectorService(activity.service_url or "", None))
+        if activity.is_agentic and self._identity().app_id is not None:
+            raise NotSupported(
+                "The agent is addressed as one with an identity of its own in the tenant (agentic identity); answering "
+                "as such is not supported yet, and the token of the bot would be another's"
+            )
+        return self._connector_at(activity.service_url, context.identity, activity.conversation_id)
+
+    def _connector_at(
+        self, service_url: str | None, identity: ClaimsIdentity, conversation_id: str | None = None
+    ) -> Connector:
+        from agent_core.channel.connector import Connector
+        from agent_core.channel.connector_client import ConnectorService
+
+        guard, client = self._guard(), self._connector()
+        url = guard.check_service_url(service_url)
+        caller = identity.calling_agent
+        if caller is not None:
+            # A parent takes tokens that are made for it, and is told which of its conversations is meant.
+            headers = {"x-ms-conversation-id": quote(conversation_id, safe=SHOWN)} if conversation_id else {}
+            return Connector(client, ConnectorService(url, f"{caller}/.default", headers))
+        if self._identity().app_id is not None and not identity.service_url_verified:
             raise NotAllowed(
                 "This conversation's serviceUrl was never in a validated token, so the agent's token cannot go there; "
                 "it is verified when the user next writes",
                 code="ServiceUrlNotVerified",
             )
-        return url
+        return Connector(client, ConnectorService(url, client.scope, check_url=guard.check_service_url))
 
 
 class ReplyBuffer:
     """Collects what a turn says instead of sending it, for a caller that takes the replies in the HTTP answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapter: CloudAdapter) -> None:
         self.activities: list[Activity] = []
+        self._adapter = adapter
 
     async def send_activities(self, context: TurnContext, activities: Sequence[Activity]) -> list[ResourceResponse]:
         self.activities += [each for each in activities if not _stays_here(each, context)]
@@ -236,6 +278,12 @@ class ReplyBuffer:
 
     async def delete_activity(self, context: TurnContext, activity_id: str) -> None:
         raise NotSupported("The caller takes all replies at once (expectReplies): there is nothing to delete yet")
+
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        return await self._adapter.get_member(context, user_id)
+
+    def get_paged_members(self, context: TurnContext, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
+        return self._adapter.get_paged_members(context, page_size)
 
 
 def _activity(request: HttpRequest) -> Activity:

@@ -23,6 +23,7 @@ class Cloud:
         multi_tenant_login: the tenant a legacy multi-tenant bot gets its own token from.
         token_service: the base address of the user token service.
         caller_id: the `callerId` of an activity that the Bot Service sent, as the specification's appendix V has it.
+        exchange_audience: what a managed identity's token is made for, to be exchanged for the app's.
         connector_hosts: the Bot Connector; these may receive the agent's token.
     """
 
@@ -35,6 +36,7 @@ class Cloud:
     multi_tenant_login: str
     token_service: str
     caller_id: str
+    exchange_audience: str
     connector_hosts: tuple[str, ...]
 
 
@@ -48,6 +50,7 @@ PUBLIC = Cloud(
     multi_tenant_login="botframework.com",
     token_service="https://api.botframework.com",
     caller_id="urn:botframework:azure",
+    exchange_audience="api://AzureADTokenExchange",
     # https://learn.microsoft.com/microsoftteams/platform/bots/how-to/conversations/send-proactive-messages
     connector_hosts=("botframework.com", "smba.trafficmanager.net", "smba.infra.gcc.teams.microsoft.com"),
 )
@@ -61,6 +64,7 @@ US_GOVERNMENT = Cloud(
     multi_tenant_login="MicrosoftServices.onmicrosoft.us",
     token_service="https://api.botframework.azure.us",
     caller_id="urn:botframework:azureusgov",
+    exchange_audience="api://AzureADTokenExchangeUSGov",
     connector_hosts=(
         "botframework.us",
         "botframework.azure.us",
@@ -78,6 +82,7 @@ CHINA = Cloud(
     multi_tenant_login="microsoftservices.partner.onmschina.cn",
     token_service="https://token.botframework.azure.cn",
     caller_id="urn:botframework:azurechina",
+    exchange_audience="api://AzureADTokenExchangeChina",
     connector_hosts=("botframework.azure.cn",),
 )
 CLOUDS = {cloud.name: cloud for cloud in (PUBLIC, US_GOVERNMENT, CHINA)}

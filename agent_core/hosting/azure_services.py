@@ -12,7 +12,7 @@ from agent_core.channel.url_guard import UrlGuard
 from agent_core.errors import SettingsError
 from agent_core.hosting import clock
 from agent_core.hosting.managed_identity import ManagedIdentityCredential
-from agent_core.hosting.settings import CLIENT_SECRET, COSMOS, SERVICE_BUS, TENANT_ID, Settings, missing_connection
+from agent_core.hosting.settings import COSMOS, SERVICE_BUS, Settings, missing_connection
 from agent_core.proactive.queue import Queue
 from agent_core.store.document_store import DocumentStore
 
@@ -57,6 +57,13 @@ class AzureServices:
         return self._http_client
 
     @cached_property
+    def _identity_http(self) -> HttpClient:
+        """For the identity provider, whose addresses come from settings and platform, and may be link-local."""
+        from agent_core.channel.http_client import HttpClient
+
+        return HttpClient()
+
+    @cached_property
     def _identity(self) -> AgentIdentity:
         app_id = self.settings.app_id
         if app_id is None:
@@ -73,14 +80,16 @@ class AzureServices:
     @cached_property
     def _connector(self) -> ConnectorClient:
         from agent_core.channel.connector_client import ConnectorClient
-        from agent_core.channel.token_provider import AppCredentials, MsalTokenProvider
+        from agent_core.channel.msal_client import MsalClient
+        from agent_core.channel.token_provider import CachedTokenProvider
 
-        app_id = self.settings.app_id
-        if app_id is None:
-            return ConnectorClient(self._http, None, clock.now)
-        secret = self.settings.get(CLIENT_SECRET)
-        tenant = self.settings.require(TENANT_ID) if secret else ""
-        return ConnectorClient(self._http, MsalTokenProvider(AppCredentials(app_id, tenant, secret)), clock.now)
+        credentials = self.settings.credentials
+        tokens = None
+        if credentials is not None:
+            tokens = CachedTokenProvider(MsalClient(credentials, self._identity_http, clock.now).acquire, clock.now)
+        return ConnectorClient(
+            self._http, tokens, clock.now, sleep=clock.sleep, scope=self.settings.cloud.connector_scope
+        )
 
     def _open_store(self) -> DocumentStore:
         settings = self.settings
@@ -147,6 +156,8 @@ class AzureServices:
                 await opened.close()
         if self._http_client is not None:
             await self._http_client.close()
+        if "_identity_http" in self.__dict__:
+            await self._identity_http.close()
 
 
 class _OnFirstUse:

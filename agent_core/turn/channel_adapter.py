@@ -6,16 +6,18 @@ import asyncio
 import logging
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol, Self
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import (
+    ChannelAccount,
     ConversationParameters,
     ConversationResourceResponse,
     ResourceResponse,
 )
+from agent_core.errors import NotSupported
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware, MiddlewareSet
 from agent_core.turn.turn_context import Callbacks, TurnContext
@@ -126,6 +128,14 @@ class ChannelAdapter(ABC):
         Raises:
             ChannelError: the channel did not create it.
         """
+
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        """Look up somebody in the conversation of this turn; NotSupported on a channel that cannot."""
+        raise NotSupported(f"{type(self).__name__} cannot look up members")
+
+    def get_paged_members(self, context: TurnContext, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
+        """Everybody in the conversation of this turn; NotSupported on a channel that cannot."""
+        raise NotSupported(f"{type(self).__name__} cannot look up members")
 
 
 async def _sleep(delay: timedelta) -> None:
