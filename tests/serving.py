@@ -19,19 +19,23 @@ from starlette.types import ASGIApp
 
 
 @asynccontextmanager
-async def serve(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve the app on a free port of this machine; gives its URL, without a slash at the end."""
+async def serve(app: ASGIApp, **tls: str) -> AsyncIterator[str]:
+    """Serve the app on a free port of this machine; gives its URL, without a slash at the end.
+
+    Over TLS with `ssl_certfile` and `ssl_keyfile`.
+    """
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # else asyncio leaves Nagle on
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
+        config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1, **tls)  # type: ignore[arg-type]  # two of its many settings
+        server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listening]))
         while not server.started:
             if serving.done():
                 await serving
             await asyncio.sleep(0.005)
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         finally:
             server.should_exit = True
             await serving

@@ -90,6 +90,8 @@ class MsalClient:
     def _granted(self, result: Mapping[str, Any]) -> AccessToken:
         token = result.get("access_token")
         if token is None:
+            # MSAL would give the same answer for a minute, without asking.
+            self._application = None
             error = str(result.get("error"))
             if error in ("temporarily_unavailable", "server_error"):
                 raise _Unavailable(f"says {error}")
