@@ -105,10 +105,8 @@ class ConnectorClient:
         Raises:
             ChannelError: any other answer, or none; its `decision` is true of all attempts together.
         """
-        asked = urlencode({name: value for name, value in query.items() if value is not None})
         content = None if body is None else dump(body)
-        path_text = "/".join(_segment(part) for part in path) + (f"?{asked}" if asked else "")
-        request = _Request(method, path_text, content, accept, max_body)
+        request = _Request(method, _route(path, query), content, accept, max_body)
         began = self._retries.now()
         ambiguous = False
         token: str | None = None
@@ -194,11 +192,12 @@ def _elsewhere(service: ConnectorService, error: ChannelError) -> ConnectorServi
     return replace(service, url=url, check_url=None)
 
 
-def _segment(text: str) -> str:
+def _route(path: Sequence[str], query: Mapping[str, str | None]) -> str:
     # Teams ids hold ':', '@' and ';', others anything; unquoted, or as a dot, they would be another route.
-    if text in ("", ".", ".."):
-        raise ChannelError(f"An id must not be {text!r}", decision="rejected", code="BadId")
-    return quote(text, safe="")
+    if bad := [part for part in path if part in ("", ".", "..")]:
+        raise ChannelError(f"An id must not be {bad[0]!r}", decision="rejected", code="BadId")
+    asked = urlencode({name: value for name, value in query.items() if value is not None})
+    return "/".join(quote(part, safe="") for part in path) + (f"?{asked}" if asked else "")
 
 
 async def _sleep(delay: timedelta) -> None:

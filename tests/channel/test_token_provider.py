@@ -69,7 +69,7 @@ async def test_p3_7_many_who_ask_at_once_get_one_token(tokens: CachedTokenProvid
 
 async def test_p3_6_each_scope_has_its_own_token(tokens: CachedTokenProvider) -> None:
     found = await asyncio.gather(tokens.token(SCOPE), tokens.token("parent/.default"), tokens.token(SCOPE))
-    assert found == ["token1", "token2", "token1"]
+    assert list(found) == ["token1", "token2", "token1"]
 
 
 async def test_p3_7_a_token_is_renewed_in_the_background_before_it_ends(
