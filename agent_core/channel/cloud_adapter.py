@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.activity_types import RoleTypes
 from agent_core.activity.conversation_reference import (
     ChannelAccount,
     ConversationParameters,
@@ -35,11 +37,13 @@ from agent_core.turn.turn_context import TurnContext
 if TYPE_CHECKING:  # loaded with the first request, so that a cold start is spared them
     from agent_core.channel.connector import Connector
     from agent_core.channel.connector_client import ConnectorClient
+    from agent_core.channel.token_provider import AgenticIdentity
     from agent_core.channel.token_validator import TokenValidator
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 1024 * 1024
+MAX_AGENTIC_ID = 150
 # What of a conversation's id may stand in a header as it is: what Teams writes.
 SHOWN = ":;=@,/+|"
 # A tunnel from the internet rewrites the host and leaves one of these behind.
@@ -183,7 +187,7 @@ class CloudAdapter(ChannelAdapter):
 
     async def send_activities(self, context: TurnContext, activities: Sequence[Activity]) -> list[ResourceResponse]:
         connector = self.connector(context)
-        conversation_id = context.activity.conversation_id
+        conversation_id = _conversation_id(context)
         responses = []
         # One after the other: channels do not keep the order of requests that overlap.
         for activity in activities:
@@ -196,12 +200,10 @@ class CloudAdapter(ChannelAdapter):
         return responses
 
     async def update_activity(self, context: TurnContext, activity: Activity) -> ResourceResponse:
-        return await self.connector(context).update_activity(
-            context.activity.conversation_id, activity.id or "", activity
-        )
+        return await self.connector(context).update_activity(_conversation_id(context), activity.id or "", activity)
 
     async def delete_activity(self, context: TurnContext, activity_id: str) -> None:
-        await self.connector(context).delete_activity(context.activity.conversation_id, activity_id)
+        await self.connector(context).delete_activity(_conversation_id(context), activity_id)
 
     async def create_conversation(
         self, service_url: str, parameters: ConversationParameters, identity: ClaimsIdentity
@@ -209,10 +211,10 @@ class CloudAdapter(ChannelAdapter):
         return await self._connector_at(service_url, identity).create_conversation(parameters)
 
     async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
-        return await self.connector(context).get_conversation_member(context.activity.conversation_id, user_id)
+        return await self.connector(context).get_conversation_member(_conversation_id(context), user_id)
 
     def get_paged_members(self, context: TurnContext, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
-        return self.connector(context).get_paged_members(context.activity.conversation_id, page_size=page_size)
+        return self.connector(context).get_paged_members(_conversation_id(context), page_size=page_size)
 
     def connector(self, context: TurnContext) -> Connector:
         """The REST API of the service that carries this turn, for what the context has no method for.
@@ -223,7 +225,7 @@ class CloudAdapter(ChannelAdapter):
 
         Raises:
             NotAllowed: the service is none that the agent's token may go to.
-            NotSupported: the agent is addressed as one with an identity of its own in the tenant.
+            NotSupported: the agent is addressed as one with an identity of its own, and it is not said as which.
         """
         from agent_core.channel.connector import CopilotStudioConnector
         from agent_core.channel.connector_client import ConnectorService
@@ -233,15 +235,33 @@ class CloudAdapter(ChannelAdapter):
             self._guard().check_service_url(activity.service_url)
             # Its URL is taken as it is: the slash that other services get would be another URL.
             return CopilotStudioConnector(self._connector(), ConnectorService(activity.service_url or "", None))
-        if activity.is_agentic and self._identity().app_id is not None:
+        return self._connector_at(
+            activity.service_url, context.identity, activity.conversation_id, self._agentic_identity(activity)
+        )
+
+    def _agentic_identity(self, activity: Activity) -> AgenticIdentity | None:
+        """As whom the agent is addressed, if it is as one with an identity of its own in the tenant."""
+        if not activity.is_agentic or activity.recipient is None:
+            return None
+        from agent_core.channel.token_provider import AgenticIdentity
+
+        recipient, tenant_id = activity.recipient, activity.agentic_tenant_id
+        is_user = recipient.has_role(RoleTypes.agentic_user)
+        user_id = recipient.agentic_user_id if is_user else None
+        if not tenant_id or not recipient.agentic_app_id or (is_user and not user_id):
+            # The token of the bot would be another's.
             raise NotSupported(
-                "The agent is addressed as one with an identity of its own in the tenant (agentic identity); answering "
-                "as such is not supported yet, and the token of the bot would be another's"
+                "The agent is addressed as an agentic identity, and the activity does not say which: its recipient "
+                "needs 'tenantId', 'agenticAppId' and, for a user, 'agenticUserId'"
             )
-        return self._connector_at(activity.service_url, context.identity, activity.conversation_id)
+        return AgenticIdentity(tenant_id, recipient.agentic_app_id, user_id, self._connector().cloud.agentic_scope)
 
     def _connector_at(
-        self, service_url: str | None, identity: ClaimsIdentity, conversation_id: str | None = None
+        self,
+        service_url: str | None,
+        identity: ClaimsIdentity,
+        conversation_id: str | None = None,
+        agentic: AgenticIdentity | None = None,
     ) -> Connector:
         from agent_core.channel.connector import Connector
         from agent_core.channel.connector_client import ConnectorService
@@ -249,7 +269,7 @@ class CloudAdapter(ChannelAdapter):
         guard, client = self._guard(), self._connector()
         url = guard.check_service_url(service_url)
         caller = identity.calling_agent
-        if caller is not None:
+        if caller is not None and agentic is None:
             # A parent takes tokens that are made for it, and is told which of its conversations is meant.
             headers = {"x-ms-conversation-id": quote(conversation_id, safe=SHOWN)} if conversation_id else {}
             return Connector(client, ConnectorService(url, f"{caller}/.default", headers))
@@ -259,7 +279,8 @@ class CloudAdapter(ChannelAdapter):
                 "it is verified when the user next writes",
                 code="ServiceUrlNotVerified",
             )
-        return Connector(client, ConnectorService(url, client.scope, check_url=guard.check_service_url))
+        scope = agentic or client.cloud.connector_scope
+        return Connector(client, ConnectorService(url, scope, check_url=guard.check_service_url))
 
 
 class ReplyBuffer:
@@ -326,6 +347,14 @@ def _check_complete(activity: Activity) -> None:
             raise BadActivity(f"{name!r} must be at most {MAX_NAME} characters of Unicode text", code="BadId")
     if activity.type in NAMED_TYPES and not activity.name:
         raise BadActivity(f"An activity of type {activity.type!r} needs a 'name'", code="MissingName")
+
+
+def _conversation_id(context: TurnContext) -> str:
+    """The id in the URLs of this turn's conversation: that of an agentic one is cut and cleaned, as the SDKs do."""
+    activity = context.activity
+    if activity.channel == "agents" and activity.is_agentic:
+        return re.sub(r"[/\\#?]", "_", activity.conversation_id[:MAX_AGENTIC_ID])
+    return activity.conversation_id
 
 
 def _stays_here(activity: Activity, context: TurnContext) -> bool:

@@ -11,17 +11,18 @@ import random as random_numbers
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from agent_core.activity.json_text import dump
-from agent_core.channel.clouds import PUBLIC
+from agent_core.channel.clouds import PUBLIC, Cloud
 from agent_core.channel.connector_errors import WRONG_HOST, channel_error, named_host
 from agent_core.channel.http_client import HttpAnswer, HttpClient
 from agent_core.channel.retries import Retries
-from agent_core.channel.token_provider import TokenProvider
-from agent_core.errors import ChannelError, NoAnswer, NotAllowed, NotSent
+from agent_core.channel.token_provider import AgenticIdentity, AgenticTokenProvider, TokenProvider
+from agent_core.errors import ChannelError, NoAnswer, NotAllowed, NotSent, NotSupported
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +36,13 @@ class ConnectorService:
 
     Attributes:
         url: the base of its routes, with a slash at the end.
-        scope: of the token it gets; None for none.
+        scope: of the token it gets, or the agent's own identity in the tenant; None for no token.
         headers: that go with every request.
         check_url: asked whether another URL may be called as this one is; NotAllowed if not.
     """
 
     url: str
-    scope: str | None
+    scope: str | AgenticIdentity | None
     headers: Mapping[str, str] = field(default_factory=dict)
     check_url: Callable[[str], str] | None = None
 
@@ -63,7 +64,7 @@ class ConnectorClient:
     502, 503, 504 and after none at all. A 401 is answered once with a new token.
 
     Attributes:
-        scope: of the token for the connector services of the agent's own cloud.
+        cloud: the agent's own, which says what its tokens are for.
     """
 
     def __init__(
@@ -74,13 +75,15 @@ class ConnectorClient:
         *,
         sleep: Callable[[timedelta], Awaitable[None]] | None = None,
         random: Callable[[], float] = random_numbers.random,
-        scope: str = PUBLIC.connector_scope,
+        cloud: Cloud = PUBLIC,
+        agentic_tokens: AgenticTokenProvider | None = None,
     ) -> None:
         """`tokens` is None in development without an app id; nothing is then sent that proves who we are."""
         self._http = http
         self._tokens = tokens
         self._retries = Retries(now, sleep or _sleep, random)
-        self.scope = scope
+        self._agentic_tokens = agentic_tokens
+        self.cloud = cloud
 
     async def call(
         self,
@@ -144,11 +147,18 @@ class ConnectorClient:
             attempt += 1
 
     async def _token(self, service: ConnectorService, rejected: str | None) -> str | None:
-        if self._tokens is None or service.scope is None:
+        scope, tokens = service.scope, self._tokens
+        if tokens is None or scope is None:
             return None
-        token = await self._tokens.token(service.scope)
+        if isinstance(scope, AgenticIdentity):
+            if self._agentic_tokens is None:
+                raise NotSupported("Nothing here gives tokens of agentic identities, and the bot's would be another's")
+            ask = partial(self._agentic_tokens.token, scope)
+        else:
+            ask = partial(tokens.token, scope)
+        token = await ask()
         # Of many calls whose token was rejected at once, one has a new one made.
-        return await self._tokens.token(service.scope, force_refresh=True) if token == rejected else token
+        return await ask(force_refresh=True) if token == rejected else token
 
     async def _send(
         self, service: ConnectorService, request: _Request, token: str | None, began: datetime

@@ -10,10 +10,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from agent_core.channel.app_credentials import (
     AppCredentials,
@@ -25,11 +25,13 @@ from agent_core.channel.app_credentials import (
 )
 from agent_core.channel.http_client import HttpAnswer, HttpClient
 from agent_core.channel.retries import retry_after
-from agent_core.channel.token_provider import AccessToken
+from agent_core.channel.token_provider import AccessToken, AgenticIdentity, TokenKey
 from agent_core.errors import ChannelError, NoAnswer, NotSent
 
 # For all that one token takes: where the keys are, a managed identity's token, and the token itself.
 TIMEOUT = timedelta(seconds=8)
+# What the tokens are made for with which an app and its instance prove themselves.
+_EXCHANGE = "api://AzureAdTokenExchange/.default"
 
 
 class MsalClient:
@@ -54,8 +56,8 @@ class MsalClient:
         self._timeout = timeout
         self._application: Any = None
 
-    async def acquire(self, scope: str) -> AccessToken:
-        """A new token for `<resource>/.default`.
+    async def acquire(self, scope: TokenKey) -> AccessToken:
+        """A new token for `<resource>/.default`, or for one of the agent's identities in a tenant.
 
         Raises:
             ChannelError: `throttled`, if the identity provider says so; `unsent`, if it is not reached or fails;
@@ -79,7 +81,9 @@ class MsalClient:
         # Outside of the handlers: what MSAL or the HTTP client raised may quote what was sent, and is not passed on.
         raise failure
 
-    def _ask(self, scope: str) -> dict[str, Any]:
+    def _ask(self, scope: TokenKey) -> dict[str, Any]:
+        if isinstance(scope, AgenticIdentity):
+            return self._ask_as(scope)
         credentials = self._credentials
         if self._application is None:
             self._application = _application(credentials)
@@ -87,7 +91,37 @@ class MsalClient:
             return dict(self._application.acquire_token_for_client(resource=scope.removesuffix("/.default")))
         return dict(self._application.acquire_token_for_client(scopes=[scope]))
 
+    def _ask_as(self, identity: AgenticIdentity) -> dict[str, Any]:
+        """Three tokens, each proof for the next: the app's for its instance, the instance's, and its user's.
+
+        https://learn.microsoft.com/entra/agent-id/agent-oauth-protocols
+        """
+        if isinstance(self._credentials.proof, ManagedIdentity):
+            raise ChannelError(
+                "A managed identity cannot answer as an agentic identity: let the app trust it (FederatedCredentials)",
+                decision="misconfigured",
+            )
+        authority = f"{(self._credentials.authority or '').rpartition('/')[0]}/{quote(identity.tenant_id, safe='')}"
+        app = _application(replace(self._credentials, authority=authority))
+        proof = self._token(app.acquire_token_for_client(scopes=[_EXCHANGE], data={"fmi_path": identity.app_id}))
+        instance = _confidential(identity.app_id, authority, {"client_assertion": lambda: proof})
+        result = dict(instance.acquire_token_for_client(scopes=[_EXCHANGE]))
+        if identity.user_id is None:
+            return result
+        user = {
+            "grant_type": "user_fic",
+            "user_id": identity.user_id,
+            "user_federated_identity_credential": self._token(result),
+        }
+        return dict(instance.acquire_token_for_client(scopes=[identity.scope], data=user))
+
     def _granted(self, result: Mapping[str, Any]) -> AccessToken:
+        token = self._token(result)
+        now = self._now()
+        expires_at = now + timedelta(seconds=int(result.get("expires_in", 3600)))
+        return AccessToken(token, expires_at, now)
+
+    def _token(self, result: Mapping[str, Any]) -> str:
         token = result.get("access_token")
         if token is None:
             # MSAL would give the same answer for a minute, without asking.
@@ -99,9 +133,7 @@ class MsalClient:
             raise self._refused(error, [code for code in codes if isinstance(code, int)] if codes else [])
         if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
             raise self._refused("a token that cannot be sent")
-        now = self._now()
-        expires_at = now + timedelta(seconds=int(result.get("expires_in", 3600)))
-        return AccessToken(token, expires_at, now)
+        return token
 
     def _refused(self, error: str, codes: list[int] | None = None) -> ChannelError:
         # The certificate or the secret in a file may have been renewed meanwhile.
@@ -119,14 +151,18 @@ class MsalClient:
 
 def _application(credentials: AppCredentials) -> Any:
     """MSAL's client: built in the thread, because it reads files and asks where the token endpoint is."""
-    import msal  # on first use: 70 ms that a cold start need not pay
-
     if isinstance(credentials.proof, ManagedIdentity):
         return _managed_identity(credentials.app_id)
+    return _confidential(credentials.app_id, credentials.authority, _credential(credentials))
+
+
+def _confidential(app_id: str, authority: str | None, credential: Any) -> Any:
+    import msal  # on first use: 70 ms that a cold start need not pay
+
     return msal.ConfidentialClientApplication(
-        credentials.app_id,
-        authority=credentials.authority,
-        client_credential=_credential(credentials),
+        app_id,
+        authority=authority,
+        client_credential=credential,
         # The hosts are those of our own table: nobody else is asked whether they are Microsoft's.
         validate_authority=False,
         instance_discovery=False,

@@ -41,6 +41,32 @@ class TokenProvider(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class AgenticIdentity:
+    """An identity that the agent has in a tenant: an instance of its app there, and a user of its own.
+
+    Attributes:
+        app_id: of the instance.
+        user_id: None to speak as the instance.
+        scope: of the user's token.
+    """
+
+    tenant_id: str
+    app_id: str
+    user_id: str | None
+    scope: str
+
+
+class AgenticTokenProvider(Protocol):
+    """Gives out tokens of the agent's identities in tenants."""
+
+    async def token(self, scope: AgenticIdentity, *, force_refresh: bool = False) -> str:
+        """As `TokenProvider.token`."""
+
+
+TokenKey = str | AgenticIdentity
+
+
+@dataclass(frozen=True, slots=True)
 class AccessToken:
     """A token, from when to when."""
 
@@ -78,18 +104,18 @@ class CachedTokenProvider:
         acquire: gets a new token for a scope, in bounded time; ChannelError if there is none.
     """
 
-    def __init__(self, acquire: Callable[[str], Awaitable[AccessToken]], now: Callable[[], datetime]) -> None:
+    def __init__(self, acquire: Callable[[TokenKey], Awaitable[AccessToken]], now: Callable[[], datetime]) -> None:
         self._acquire = acquire
         self._now = now
-        self._tokens: dict[str, AccessToken] = {}
-        self._forced: dict[str, datetime] = {}
+        self._tokens: dict[TokenKey, AccessToken] = {}
+        self._forced: dict[TokenKey, datetime] = {}
         # By scope; that of None keeps everybody waiting.
-        self._failures: dict[str | None, _Failure] = {}
+        self._failures: dict[TokenKey | None, _Failure] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[TokenKey, _Flight] = {}
         self._turn = asyncio.Lock()
 
-    async def token(self, scope: str, *, force_refresh: bool = False) -> str:
+    async def token(self, scope: TokenKey, *, force_refresh: bool = False) -> str:
         now = self._now()
         held = self._tokens.get(scope)
         left = held.expires_at - now if held else timedelta(0)
@@ -113,25 +139,25 @@ class CachedTokenProvider:
             return held.value
         raise found.error(self._now())
 
-    def _failing(self, scope: str) -> _Failure | None:
+    def _failing(self, scope: TokenKey) -> _Failure | None:
         now = self._now()
         found = [self._failures[key] for key in (None, scope) if key in self._failures]
         return next((failure for failure in found if failure.until > now), None)
 
-    def _under_way(self, scope: str) -> _Flight | None:
+    def _under_way(self, scope: TokenKey) -> _Flight | None:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._flights, self._turn = loop, {}, asyncio.Lock()
         flight = self._flights.get(scope)
         return None if flight is None or flight.done() else flight
 
-    def _flight(self, scope: str) -> _Flight:
+    def _flight(self, scope: TokenKey) -> _Flight:
         flight = self._under_way(scope)
         if flight is None:
             flight = self._flights[scope] = asyncio.get_running_loop().create_task(self._fetch(scope))
         return flight
 
-    async def _fetch(self, scope: str) -> AccessToken | _Failure:
+    async def _fetch(self, scope: TokenKey) -> AccessToken | _Failure:
         async with self._turn:
             failure = self._failing(scope)
             if failure is not None:

@@ -88,7 +88,7 @@ class AzureServices:
         if credentials is not None:
             tokens = CachedTokenProvider(MsalClient(credentials, self._identity_http, clock.now).acquire, clock.now)
         return ConnectorClient(
-            self._http, tokens, clock.now, sleep=clock.sleep, scope=self.settings.cloud.connector_scope
+            self._http, tokens, clock.now, sleep=clock.sleep, cloud=self.settings.cloud, agentic_tokens=tokens
         )
 
     def _open_store(self) -> DocumentStore:

@@ -23,6 +23,7 @@ from agent_core.channel.app_credentials import (
 )
 from agent_core.channel.http_client import HttpClient
 from agent_core.channel.msal_client import MsalClient
+from agent_core.channel.token_provider import AgenticIdentity
 from agent_core.errors import ChannelError
 from tests.channel.identity_provider import IdentityProvider, SelfSigned, replies, self_signed, trusting, x5c_key
 
@@ -183,6 +184,44 @@ async def test_p3_5_a_workload_identitys_token_is_read_anew_each_time(setting: S
     with pytest.raises(ChannelError, match="FileNotFoundError") as missing:
         await client.acquire(SCOPE)
     assert missing.value.decision == "misconfigured"
+
+
+EXCHANGE = "api://AzureAdTokenExchange/.default"
+
+
+@pytest.mark.parametrize("user", ["the-user", None])
+async def test_p3_8_an_agentic_identity_proves_itself_step_by_step(setting: Setting, user: str | None) -> None:
+    """The app's token for its instance, the instance's token, and its user's, all from the tenant it is in."""
+    identity = AgenticIdentity("customer", "the-instance", user, "apx/.default")
+    token = await setting.client(ClientSecret(SECRET)).acquire(identity)
+    app, instance, *of_user = setting.provider.asked
+    assert {each["tenant"] for each in setting.provider.asked} == {"customer"}
+    assert (app["client_id"], app["client_secret"], app["scope"]) == ("the-app", SECRET, EXCHANGE)
+    assert app["fmi_path"] == "the-instance"
+    assert (instance["client_id"], instance["scope"]) == ("the-instance", EXCHANGE)
+    assert instance["client_assertion"] == "canary-token-1"
+    if user is None:
+        assert (token.value, of_user) == ("canary-token-2", [])
+        return
+    (last,) = of_user
+    assert (last["grant_type"], last["user_id"], last["scope"]) == ("user_fic", "the-user", "apx/.default")
+    assert (last["client_id"], last["client_assertion"]) == ("the-instance", "canary-token-1")
+    assert last["user_federated_identity_credential"] == "canary-token-2"
+    assert token.value == "canary-token-3"
+
+
+async def test_p3_8_each_refused_step_is_the_end(setting: Setting, platform: IdentityProvider) -> None:
+    identity = AgenticIdentity("customer", "the-instance", "the-user", "apx/.default")
+    for step in range(3):
+        setting.provider.asked.clear()
+        refusal = replies(401, {"error": "invalid_client", "error_description": "canary"})
+        setting.provider.answers = [replies(200, {"access_token": "t", "expires_in": 9})] * step + [refusal]
+        with pytest.raises(ChannelError, match="invalid_client") as refused:
+            await setting.client(ClientSecret(SECRET)).acquire(identity)
+        assert (refused.value.decision, len(setting.provider.asked)) == ("misconfigured", step + 1)
+    with pytest.raises(ChannelError, match="FederatedCredentials"):
+        await setting.client(ManagedIdentity()).acquire(identity)
+    assert platform.asked == []
 
 
 @pytest.mark.parametrize(

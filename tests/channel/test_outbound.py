@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from starlette.responses import Response
@@ -12,6 +13,7 @@ from agent_core.channel.cloud_adapter import AgentIdentity, CloudAdapter, ReplyB
 from agent_core.channel.clouds import CHINA
 from agent_core.channel.connector_client import ConnectorClient
 from agent_core.channel.http_client import HttpClient
+from agent_core.channel.token_provider import AgenticIdentity
 from agent_core.channel.url_guard import UrlGuard
 from agent_core.errors import ChannelError, NotAllowed, NotSupported
 from agent_core.store.memory_store import MemoryStore
@@ -26,7 +28,9 @@ PARENT_V1 = ClaimsIdentity({"aud": "app", "ver": "1.0", "appid": "parent", "tid"
 class Tokens:
     """Gives a canary for each scope."""
 
-    async def token(self, scope: str, *, force_refresh: bool = False) -> str:
+    async def token(self, scope: str | AgenticIdentity, *, force_refresh: bool = False) -> str:
+        if isinstance(scope, AgenticIdentity):
+            return f"canary.{scope.tenant_id}.{scope.app_id}.{scope.user_id}.{scope.scope}"
         return f"canary.{scope}"
 
 
@@ -37,7 +41,10 @@ class Setting:
         self.clock = ManualClock()
         self.url = url
         self.channel = channel
-        client = ConnectorClient(http, Tokens(), self.clock.now, sleep=self.clock.advance, scope=CHINA.connector_scope)
+        tokens = Tokens()
+        client = ConnectorClient(
+            http, tokens, self.clock.now, sleep=self.clock.advance, cloud=CHINA, agentic_tokens=tokens
+        )
         self.adapter = CloudAdapter(
             identity=lambda: AgentIdentity("app", None),
             connector=lambda: client,
@@ -118,9 +125,46 @@ async def test_the_connector_of_copilot_studio_gets_no_token(setting: Setting) -
     assert len(setting.channel.calls) == 2
 
 
-@pytest.mark.parametrize("role", ["agenticUser", "agenticAppInstance"])
-async def test_p3_8_an_agent_with_an_identity_of_its_own_never_answers_as_the_bot(setting: Setting, role: str) -> None:
-    context = setting.context(CHANNEL, {"role": role, "agenticAppId": "instance", "agenticUserId": "u"})
+@pytest.mark.parametrize(("role", "user"), [("agenticUser", "u"), ("agenticAppInstance", None)])
+async def test_p3_8_an_agent_with_an_identity_of_its_own_answers_as_itself(
+    setting: Setting, role: str, user: str | None
+) -> None:
+    """Also later, from the stored conversation: losing the role would mean the wrong identity, not an error."""
+    recipient = {"role": role, "tenantId": "t", "agenticAppId": "instance", "agenticUserId": "u"}
+    calls = await setting.turn_and_later(setting.context(CHANNEL, recipient))
+    expected = f"Bearer canary.t.instance.{user}.{CHINA.agentic_scope}"
+    assert [call.headers["authorization"] for call in calls] == [expected] * 2
+
+
+async def test_x10_the_id_of_an_agentic_conversation_is_cut_for_the_url(setting: Setting) -> None:
+    """On the channel `agents` alone, and only where the agent is agentic: elsewhere every character counts."""
+    recipient = {"role": "agenticAppInstance", "tenantId": "t", "agenticAppId": "instance"}
+    long = "a/b\\#?" + "x" * 200
+    for agentic, channel, expected in (
+        (recipient, "agents", "a_b___" + "x" * 144),
+        (recipient, "msteams", quote(long, safe="")),
+        ({}, "agents", quote(long, safe="")),
+    ):
+        setting.channel.calls.clear()
+        context = setting.context(CHANNEL, agentic, channelId=channel, conversation={"id": long})
+        await context.send_activity("x")
+        await context.update_activity(Activity(id="1", text="x")) if channel == "msteams" else None
+        assert {call.path.split("/")[3] for call in setting.channel.calls} == {expected}
+        assert setting.channel.calls[0].body["conversation"]["id"] == long
+
+
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        {"role": "agenticUser", "tenantId": "t", "agenticAppId": "instance"},
+        {"role": "agenticUser", "tenantId": "t", "agenticUserId": "u"},
+        {"role": "agenticAppInstance", "agenticAppId": "instance"},
+    ],
+)
+async def test_p3_8_an_agent_that_is_not_told_as_whom_never_answers_as_the_bot(
+    setting: Setting, recipient: dict[str, str]
+) -> None:
+    context = setting.context(CHANNEL, recipient)
     for call in (
         context.send_activity("x"),
         context.update_activity(Activity(id="1", text="x")),
@@ -129,6 +173,14 @@ async def test_p3_8_an_agent_with_an_identity_of_its_own_never_answers_as_the_bo
     ):
         with pytest.raises(NotSupported, match="agentic"):
             await call
+    assert setting.channel.calls == []
+
+
+async def test_p3_8_without_tokens_of_agentic_identities_nothing_is_sent(setting: Setting) -> None:
+    setting.adapter._connector()._agentic_tokens = None
+    recipient = {"role": "agenticAppInstance", "tenantId": "t", "agenticAppId": "instance"}
+    with pytest.raises(NotSupported, match="agentic"):
+        await setting.context(CHANNEL, recipient).send_activity("x")
     assert setting.channel.calls == []
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from agent_core.channel.app_credentials import AppCredentials, ClientSecret
 from agent_core.channel.http_client import HttpClient
 from agent_core.channel.msal_client import MsalClient
-from agent_core.channel.token_provider import AccessToken, CachedTokenProvider
+from agent_core.channel.token_provider import AccessToken, CachedTokenProvider, TokenKey
 from agent_core.errors import ChannelError, SettingsError
 from agent_core.hosting.managed_identity import ManagedIdentityCredential
 from agent_core.testing import ManualClock
@@ -27,12 +27,12 @@ class Source:
     """Gives a token that says which one it is, or fails as told."""
 
     def __init__(self, clock: ManualClock, lifetime: timedelta = timedelta(hours=1)) -> None:
-        self.asked: list[str] = []
+        self.asked: list[TokenKey] = []
         self.failures: list[ChannelError] = []
         self._clock = clock
         self._lifetime = lifetime
 
-    async def acquire(self, scope: str) -> AccessToken:
+    async def acquire(self, scope: TokenKey) -> AccessToken:
         self.asked.append(scope)
         await asyncio.sleep(0)
         if self.failures:
