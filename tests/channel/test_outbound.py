@@ -109,6 +109,14 @@ async def test_p3_6_p8_2_an_agent_gets_a_token_that_is_made_for_it(setting: Sett
     assert (first.path, later.path) == ("/v3/conversations/c%3B1/activities/in1", "/v3/conversations/c%3B1/activities")
 
 
+async def test_p4_23_what_is_sent_at_once_arrives_in_its_order_though_the_first_is_refused(setting: Setting) -> None:
+    """Teams does not order requests that overlap: the second leaves when the first was accepted, at its repeat."""
+    setting.channel.answers = [lambda: Response(status_code=412)]
+    sent = await setting.context(CHANNEL).send_activities(["one", "two", Activity(type="trace", name="t")])
+    assert setting.channel.texts == ["one", "one", "two"]
+    assert [each.id for each in sent] == ["sent2", "sent3", None]
+
+
 async def test_an_id_that_no_header_can_hold_is_quoted_in_it(setting: Setting) -> None:
     context = setting.context(PARENT, conversation={"id": "ü\tx: y"})
     await context.send_activity("x")
