@@ -235,8 +235,8 @@ class ChannelError(AgentError):
 
     Attributes:
         decision: what the failure calls for. `unsent`: the request never left, repeat it freely. `throttled`: the
-            channel refused for now (429), repeat after `retry_after`. `ambiguous`: it may have been done (5xx after
-            it left, a time-out): a blind repeat can double a message. `gone`: the conversation or activity is no
+            channel refused for now (429, 412), repeat after `retry_after`. `ambiguous`: it may have been done (5xx
+            after it left, a time-out): a blind repeat can double a message. `gone`: the conversation or activity is no
             more. `blocked`: the user or an admin stopped the agent. `misconfigured`: the agent's own registration
             or token. `rejected`: this request is wrong and stays wrong.
         status: the HTTP status, None where no answer came.

@@ -26,6 +26,8 @@ class Cloud:
         multi_tenant_login: the tenant a legacy multi-tenant bot gets its own token from.
         token_service: the base address of the user token service.
         caller_id: the `callerId` of an activity that the Bot Service sent, as the specification's appendix V has it.
+        agentic_scope: what an agent with an identity of its own in the tenant asks a token for, to answer as itself.
+        exchange_audience: what a managed identity's token is made for, to be exchanged for the app's.
         connector_hosts: the Bot Connector; these may receive the agent's token.
     """
 
@@ -38,6 +40,8 @@ class Cloud:
     multi_tenant_login: str
     token_service: str
     caller_id: str
+    agentic_scope: str
+    exchange_audience: str
     connector_hosts: tuple[str, ...]
 
 
@@ -51,6 +55,8 @@ PUBLIC = Cloud(
     multi_tenant_login="botframework.com",
     token_service="https://api.botframework.com",
     caller_id="urn:botframework:azure",
+    agentic_scope="5a807f24-c9de-44ee-a3a7-329e88a00ffc/.default",
+    exchange_audience="api://AzureADTokenExchange",
     # https://learn.microsoft.com/microsoftteams/platform/bots/how-to/conversations/send-proactive-messages
     connector_hosts=("botframework.com", "smba.trafficmanager.net", "smba.infra.gcc.teams.microsoft.com"),
 )
@@ -64,6 +70,8 @@ US_GOVERNMENT = Cloud(
     multi_tenant_login="MicrosoftServices.onmicrosoft.us",
     token_service="https://api.botframework.azure.us",
     caller_id="urn:botframework:azureusgov",
+    agentic_scope="6f669b9e-7701-4e2b-b624-82c9207fde26/.default",
+    exchange_audience="api://AzureADTokenExchangeUSGov",
     connector_hosts=(
         "botframework.us",
         "botframework.azure.us",
@@ -81,6 +89,8 @@ CHINA = Cloud(
     multi_tenant_login="microsoftservices.partner.onmschina.cn",
     token_service="https://token.botframework.azure.cn",
     caller_id="urn:botframework:azurechina",
+    agentic_scope="bd004c8e-5acf-4c48-8570-4e7d46b2f63b/.default",
+    exchange_audience="api://AzureADTokenExchangeChina",
     connector_hosts=("botframework.azure.cn",),
 )
 CLOUDS = {cloud.name: cloud for cloud in (PUBLIC, US_GOVERNMENT, CHINA)}

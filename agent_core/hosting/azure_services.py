@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from agent_core.channel.cloud_adapter import AgentIdentity, CloudAdapter
@@ -12,15 +12,7 @@ from agent_core.channel.url_guard import UrlGuard
 from agent_core.errors import SettingsError
 from agent_core.hosting import clock
 from agent_core.hosting.managed_identity import ManagedIdentityCredential
-from agent_core.hosting.settings import (
-    CLIENT_ID,
-    CLIENT_SECRET,
-    COSMOS,
-    SERVICE_BUS,
-    TENANT_ID,
-    Settings,
-    missing_connection,
-)
+from agent_core.hosting.settings import CLIENT_ID, COSMOS, SERVICE_BUS, Settings, missing_connection
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.tickets import Tickets
 from agent_core.store.document_store import DocumentStore
@@ -29,7 +21,7 @@ if TYPE_CHECKING:  # loaded on first use, so that a cold start is spared them
     from agent_core.channel.attachment_downloader import AttachmentDownloader
     from agent_core.channel.connector_client import ConnectorClient
     from agent_core.channel.http_client import HttpClient
-    from agent_core.channel.token_provider import TokenProvider
+    from agent_core.channel.token_provider import CachedTokenProvider
     from agent_core.channel.user_token_client import UserTokenClient
 
 logger = logging.getLogger(__name__)
@@ -74,6 +66,13 @@ class AzureServices:
         return self._http_client
 
     @cached_property
+    def _identity_http(self) -> HttpClient:
+        """For the identity provider, whose addresses come from settings and platform, and may be link-local."""
+        from agent_core.channel.http_client import HttpClient
+
+        return HttpClient(allow_address=lambda host, address: True)
+
+    @cached_property
     def _identity(self) -> AgentIdentity:
         app_id = self.settings.app_id
         if app_id is None:
@@ -97,7 +96,10 @@ class AzureServices:
     def _connector(self) -> ConnectorClient:
         from agent_core.channel.connector_client import ConnectorClient
 
-        return ConnectorClient(self._http, self._tokens, clock.now)
+        tokens = self._tokens
+        return ConnectorClient(
+            self._http, tokens, clock.now, sleep=clock.sleep, cloud=self.settings.cloud, agentic_tokens=tokens
+        )
 
     @cached_property
     def _downloader(self) -> AttachmentDownloader:
@@ -107,18 +109,19 @@ class AzureServices:
         # Connections of its own, so that long downloads leave those that messages are sent over alone.
         http = self._download_client = HttpClient(max_connections=20, allow_address=self._guard.allows_address)
         tokens = self._tokens
-        return AttachmentDownloader(http, self._guard, tokens.token if tokens else None)
+        return AttachmentDownloader(
+            http, self._guard, partial(tokens.token, self.settings.cloud.connector_scope) if tokens else None
+        )
 
     @cached_property
-    def _tokens(self) -> TokenProvider | None:
-        from agent_core.channel.token_provider import AppCredentials, MsalTokenProvider
+    def _tokens(self) -> CachedTokenProvider | None:
+        from agent_core.channel.msal_client import MsalClient
+        from agent_core.channel.token_provider import CachedTokenProvider
 
-        app_id = self.settings.app_id
-        if app_id is None:
+        credentials = self.settings.credentials
+        if credentials is None:
             return None
-        secret = self.settings.get(CLIENT_SECRET)
-        tenant = self.settings.require(TENANT_ID) if secret else ""
-        return MsalTokenProvider(AppCredentials(app_id, tenant, secret))
+        return CachedTokenProvider(MsalClient(credentials, self._identity_http, clock.now).acquire, clock.now)
 
     @cached_property
     def _user_tokens(self) -> UserTokenClient:
@@ -132,7 +135,7 @@ class AzureServices:
             )
 
         async def agent_token(force_refresh: bool) -> str:
-            return await tokens.token()
+            return await tokens.token(self.settings.cloud.connector_scope, force_refresh=force_refresh)
 
         return UserTokenClient(
             self._http,
@@ -205,7 +208,8 @@ class AzureServices:
             opened = cast(_OnFirstUse, service).opened
             if opened is not None:
                 await opened.close()
-        for client in (self._http_client, self._download_client):
+        clients = [self._http_client, self._download_client, self.__dict__.get("_identity_http")]
+        for client in clients:
             if client is not None:
                 await client.close()
 

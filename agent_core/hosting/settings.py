@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from agent_core.channel.app_credentials import AppCredentials
 from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud, token_service_url
 from agent_core.errors import SettingsError
+from agent_core.hosting.credential_settings import CLIENT_ID as CLIENT_ID
+from agent_core.hosting.credential_settings import CLIENT_SECRET as CLIENT_SECRET
+from agent_core.hosting.credential_settings import TENANT_ID as TENANT_ID
+from agent_core.hosting.credential_settings import app_credentials
 from agent_core.proactive.tickets import TICKET_MODES, TicketMode
 from agent_core.turn.user_tokens import OAuthConnection
-
-# What names the channel's app, in the Agents SDK's words.
-CLIENT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTID"
-CLIENT_SECRET = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTSECRET"
-TENANT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__TENANTID"
 
 COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
@@ -141,6 +141,12 @@ class Settings:
         return hosts
 
     @property
+    def credentials(self) -> AppCredentials | None:
+        """As whom the agent speaks; None in development without an app id. SettingsError for a contradiction."""
+        app_id = self.app_id
+        return None if app_id is None else app_credentials(self.get, app_id, self.cloud)
+
+    @property
     def local_data(self) -> Path:
         """The folder for the embedded store and queue."""
         return Path(self.require("AGENT_LOCAL_DATA"))
@@ -185,14 +191,9 @@ class Settings:
     def problems(self) -> list[str]:
         """Everything that is missing or contradicts itself, at once."""
         found = []
-        try:
-            app_id = self.app_id
-        except SettingsError as error:
-            app_id = None
-            found.append(str(error))
-        if app_id is not None and self.get(CLIENT_SECRET) is not None and self.get(TENANT_ID) is None:
-            found.append(f"The setting {TENANT_ID} is missing: a client secret belongs to an app of one tenant.")
         for read in (
+            lambda: self.cloud,
+            lambda: self.credentials,
             lambda: self.token_service,
             lambda: (self.ticket_mode, self.ticket_keys),
             lambda: self.fetch_hosts,
@@ -201,7 +202,7 @@ class Settings:
             try:
                 read()
             except SettingsError as error:
-                found.append(str(error))
+                found += [str(error)] if str(error) not in found else []
         if not self.development and not self.has_cosmos:
             found.append(missing_connection(COSMOS, "accountEndpoint", "Cosmos DB"))
         if not self.development and not self.has_service_bus:
