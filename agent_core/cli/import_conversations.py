@@ -117,6 +117,22 @@ class _Progress:
     counts: Counter[str] = field(default_factory=Counter)
     unverified: int = 0
 
+    @classmethod
+    def from_dict(cls, kept: JsonObject) -> _Progress:
+        """What `to_dict` gave."""
+        return cls(**kept | {"counts": Counter(kept["counts"])})
+
+    def to_dict(self) -> JsonObject:
+        """As JSON."""
+        return {
+            "steps_left": self.steps_left,
+            "after": self.after,
+            "read": self.read,
+            "states": self.states,
+            "counts": dict(self.counts),
+            "unverified": self.unverified,
+        }
+
     def note(self, moved: Moved | None) -> None:
         """One document was taken in this step, or left to the next one."""
         first = len(self.steps_left) == len(STEPS)
@@ -147,10 +163,7 @@ class _Checkpoint:
 
     async def load(self) -> _Progress:
         document = await self._store.read(CONVERSATIONS, "import", self._id)
-        if document is None:
-            return _Progress()
-        kept = document.body["progress"]
-        return _Progress(**kept | {"counts": Counter(kept["counts"])})
+        return _Progress.from_dict(document.body["progress"]) if document is not None else _Progress()
 
     async def save(self, progress: _Progress) -> None:
         if not progress.steps_left:
@@ -162,7 +175,7 @@ class _Checkpoint:
                 "id": self._id,
                 CONVERSATIONS.partition_key: "import",
                 "kind": "import",
-                "progress": asdict(progress),
+                "progress": progress.to_dict(),
                 "ttl": CHECKPOINT_TTL,
             },
         )
