@@ -6,6 +6,7 @@ from agent_core.activity.activity_types import (
     ActivityImportance,
     ActivityTypes,
     AttachmentLayoutTypes,
+    CallbackTypes,
     DeliveryModes,
     EndOfConversationCodes,
     InputHints,
@@ -73,6 +74,7 @@ from agent_core.activity.message_factory import MessageFactory
 from agent_core.activity.received_attachments import ReceivedAttachment
 from agent_core.activity.teams_channel_data import FeedbackLoop, TeamsChannelData
 from agent_core.agent_application import AgentApplication
+from agent_core.errors import SignInFailed, SignInRequired
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.functions_host import FunctionsHost
 from agent_core.hosting.http_api import http_api
@@ -84,6 +86,7 @@ from agent_core.turn.middleware import Middleware
 from agent_core.turn.streaming_response import StreamingResponse
 from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import TurnState
+from agent_core.turn.user_tokens import OAuthConnection, SignInResource, TokenResponse
 
 __all__ = [
     "AIEntity",
@@ -96,6 +99,7 @@ __all__ = [
     "Attachment",
     "AttachmentLayoutTypes",
     "AzureServices",
+    "CallbackTypes",
     "CardAction",
     "CardFactory",
     "CardImage",
@@ -135,6 +139,7 @@ __all__ = [
     "MessageReaction",
     "Middleware",
     "OAuthCard",
+    "OAuthConnection",
     "ProductInfo",
     "ReceivedAttachment",
     "ResourceResponse",
@@ -146,6 +151,9 @@ __all__ = [
     "SensitivityPattern",
     "SensitivityUsageInfo",
     "Settings",
+    "SignInFailed",
+    "SignInRequired",
+    "SignInResource",
     "SigninCard",
     "StreamInfo",
     "StreamingResponse",
@@ -157,6 +165,7 @@ __all__ = [
     "ThumbnailCard",
     "TokenExchangeResource",
     "TokenPostResource",
+    "TokenResponse",
     "TurnContext",
     "TurnState",
     "VoiceMessage",

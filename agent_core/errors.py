@@ -19,6 +19,9 @@ AgentError
 ├── InvalidCallback          a queue message that no retry can make right: it becomes a dead letter
 ├── NotSent                  an HTTP request surely never left
 ├── NoAnswer                 an HTTP request left, or may have, and no usable answer came
+├── SignInRequired           a user's token is needed and there is none: let it out of the handler
+├── SignInFailed             a user did not come to sign in: told to `@agent.sign_in_failure`
+├── ConsentRequired          the user must first allow that his token is exchanged
 ├── ChannelError             the channel answered with an error, or did not answer: see `decision`
 ├── StoreError
 │   ├── DocumentExists       a create met a document of that id
@@ -158,6 +161,45 @@ class NotSent(AgentError):
 
 class NoAnswer(AgentError):
     """The request left, or may have, and no usable answer came: it may have been done. Only a GET is safe to repeat."""
+
+
+class SignInRequired(AgentError):
+    """The handler needs the user's token, and he has not signed in. Let it out, and the library does what is right.
+
+    In a conversation of one user the sign-in card is sent, and the handler runs again once he has signed in. A
+    continuation or a scheduled notification waits for that without asking. In a group nobody is asked: catch it there,
+    and tell the user to write to the agent alone.
+
+    Attributes:
+        name: what the handler asked for, such as `graph`.
+        connection_name: the OAuth connection of the Azure Bot.
+        user_id, channel_id: whose token.
+    """
+
+    def __init__(self, message: str, *, name: str, connection_name: str, user_id: str, channel_id: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.connection_name = connection_name
+        self.user_id = user_id
+        self.channel_id = channel_id
+
+
+class SignInFailed(AgentError):
+    """A sign-in that was asked for did not come about.
+
+    Attributes:
+        name: what the handler had asked for; empty where the channel does not say which sign-in it was.
+        code: a stable word: `WrongCode`, `Cancelled`, `ExchangeFailed`, or what the channel says.
+    """
+
+    def __init__(self, message: str, *, name: str, code: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.code = code
+
+
+class ConsentRequired(AgentError):
+    """The token service exchanges no token until the user has allowed it."""
 
 
 class ChannelError(AgentError):

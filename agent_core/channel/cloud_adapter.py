@@ -31,10 +31,12 @@ from agent_core.store.document_store import MAX_NAME, is_storable
 from agent_core.turn.channel_adapter import Agent, Answer, ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.turn_context import TurnContext
+from agent_core.turn.user_tokens import UserTokenService
 
 if TYPE_CHECKING:  # loaded with the first request, so that a cold start is spared them
     from agent_core.channel.connector_client import ConnectorClient
     from agent_core.channel.token_validator import TokenValidator
+    from agent_core.channel.user_token_client import UserTokenClient
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +95,18 @@ class CloudAdapter(ChannelAdapter):
         guard: Callable[[], UrlGuard],
         now: Callable[[], datetime],
         sleep: Callable[[timedelta], Awaitable[None]] | None = None,
+        user_tokens: Callable[[], UserTokenClient] | None = None,
     ) -> None:
+        """Without `user_tokens`, users cannot sign in."""
         super().__init__(now, sleep)
         self._identity = identity
         self._connector = connector
         self._guard = guard
+        self._user_tokens = user_tokens
+
+    @property
+    def user_tokens(self) -> UserTokenService:
+        return super().user_tokens if self._user_tokens is None else self._user_tokens()
 
     async def process_activity(self, request: HttpRequest, agent: Agent) -> HttpResponse:
         """Answer one POST of a channel: check it, run its turn, reply.
@@ -134,6 +143,7 @@ class CloudAdapter(ChannelAdapter):
             activity,
             now=self.now(),
             callbacks=agent.callbacks,
+            user_tokens=agent.user_tokens,
             identity=identity,
             runtime=self,
         )

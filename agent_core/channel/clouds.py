@@ -7,6 +7,9 @@ https://learn.microsoft.com/azure/bot-service/how-to-deploy-gov-cloud-high
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from agent_core.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +84,23 @@ CHINA = Cloud(
     connector_hosts=("botframework.azure.cn",),
 )
 CLOUDS = {cloud.name: cloud for cloud in (PUBLIC, US_GOVERNMENT, CHINA)}
+
+
+def token_service_url(url: str, cloud: Cloud) -> str:
+    """The address without a slash at its end, if the agent's token may go there.
+
+    Raises:
+        SettingsError: it is no https URL of a Bot Service host of that cloud.
+    """
+    try:
+        parts = urlsplit(url)
+        host, plain = parts.hostname or "", parts.port in (None, 443) and "@" not in parts.netloc
+    except ValueError:
+        host, plain = "", False
+    known = any(host == name or host.endswith("." + name) for name in cloud.connector_hosts)
+    if not (plain and known and url.isascii() and parts.scheme == "https" and not parts.query and not parts.fragment):
+        raise SettingsError(
+            f"The user token service must be an https URL of the Bot Service ({', '.join(cloud.connector_hosts)}); "
+            f"in the cloud {cloud.name!r} it is {cloud.token_service} unless you set another"
+        )
+    return url.rstrip("/")

@@ -12,13 +12,24 @@ from agent_core.channel.url_guard import UrlGuard
 from agent_core.errors import SettingsError
 from agent_core.hosting import clock
 from agent_core.hosting.managed_identity import ManagedIdentityCredential
-from agent_core.hosting.settings import CLIENT_SECRET, COSMOS, SERVICE_BUS, TENANT_ID, Settings, missing_connection
+from agent_core.hosting.settings import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    COSMOS,
+    SERVICE_BUS,
+    TENANT_ID,
+    Settings,
+    missing_connection,
+)
 from agent_core.proactive.queue import Queue
+from agent_core.proactive.tickets import Tickets
 from agent_core.store.document_store import DocumentStore
 
 if TYPE_CHECKING:  # loaded on first use, so that a cold start is spared them
     from agent_core.channel.connector_client import ConnectorClient
     from agent_core.channel.http_client import HttpClient
+    from agent_core.channel.token_provider import TokenProvider
+    from agent_core.channel.user_token_client import UserTokenClient
     from agent_core.hosting.cosmos_store import CosmosConnection, CosmosStore
 
 logger = logging.getLogger(__name__)
@@ -33,6 +44,7 @@ class AzureServices:
         adapter: talks with channels.
         store: Cosmos DB; in development, without a connection to it, a SQLite file.
         queue: the app's own work queue on Service Bus; in development, without a connection to it, the embedded one.
+        tickets: who may continue what, as the settings say.
         callbacks: the queue that external systems publish to; for tools that play their part.
     """
 
@@ -44,10 +56,12 @@ class AzureServices:
             guard=lambda: self._guard,
             now=clock.now,
             sleep=clock.sleep,
+            user_tokens=lambda: self._user_tokens,
         )
         self.store = cast(DocumentStore, _OnFirstUse(self._open_store))
         self.queue = cast(Queue, _OnFirstUse(lambda: self._open_queue("WORK_QUEUE")))
         self.callbacks = cast(Queue, _OnFirstUse(lambda: self._open_queue("CALLBACK_QUEUE")))
+        self.tickets = cast(Tickets, _OnFirstUse(lambda: Tickets(settings.ticket_keys, settings.ticket_mode)))
         self._http_client: HttpClient | None = None
 
     @property
@@ -79,14 +93,41 @@ class AzureServices:
     @cached_property
     def _connector(self) -> ConnectorClient:
         from agent_core.channel.connector_client import ConnectorClient
+
+        return ConnectorClient(self._http, self._tokens, clock.now)
+
+    @cached_property
+    def _tokens(self) -> TokenProvider | None:
         from agent_core.channel.token_provider import AppCredentials, MsalTokenProvider
 
         app_id = self.settings.app_id
         if app_id is None:
-            return ConnectorClient(self._http, None, clock.now)
+            return None
         secret = self.settings.get(CLIENT_SECRET)
         tenant = self.settings.require(TENANT_ID) if secret else ""
-        return ConnectorClient(self._http, MsalTokenProvider(AppCredentials(app_id, tenant, secret)), clock.now)
+        return MsalTokenProvider(AppCredentials(app_id, tenant, secret))
+
+    @cached_property
+    def _user_tokens(self) -> UserTokenClient:
+        from agent_core.channel.user_token_client import UserTokenClient
+
+        app_id, tokens = self.settings.app_id, self._tokens
+        if app_id is None or tokens is None:
+            raise SettingsError(
+                f"Users sign in through the Azure Bot, and the agent has no app id: set {CLIENT_ID}, and give the bot "
+                "an OAuth connection. In tests, agent_core.testing.TestAdapter gives tokens without any of it."
+            )
+
+        async def agent_token(force_refresh: bool) -> str:
+            return await tokens.token()
+
+        return UserTokenClient(
+            self._http,
+            agent_token,
+            app_id=app_id,
+            base_url=self.settings.token_service,
+            connections=self.settings.oauth_connection,
+        )
 
     def _open_store(self) -> DocumentStore:
         settings = self.settings

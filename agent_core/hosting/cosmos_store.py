@@ -111,13 +111,14 @@ class CosmosStore:
         self,
         connection: CosmosConnection,
         *,
-        timeout: timedelta = timedelta(seconds=10),
-        read_timeout: timedelta = timedelta(seconds=5),
+        timeout: timedelta = timedelta(seconds=4),
+        read_timeout: timedelta = timedelta(seconds=3),
         connection_timeout: timedelta = timedelta(seconds=2),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Callable[[], float] = machine_random.random,
     ) -> None:
-        """`timeout` bounds a whole call with its retries; a channel waits 15 seconds for its answer.
+        """`timeout` bounds a whole call with its retries. A channel waits 15 seconds for its answer, and a turn that
+        meets a store that hangs gives up after two such calls.
 
         Args:
             sleep: waits so many seconds between two tries.

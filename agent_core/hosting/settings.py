@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud
+from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud, token_service_url
 from agent_core.errors import SettingsError
+from agent_core.proactive.tickets import TICKET_MODES, TicketMode
+from agent_core.turn.user_tokens import OAuthConnection
 
 # What names the channel's app, in the Agents SDK's words.
 CLIENT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTID"
@@ -19,6 +21,14 @@ COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
 
 CLOUD = "AGENT_CLOUD"
+TOKEN_SERVICE = "AGENT_TOKEN_SERVICE"
+# What names the OAuth connections of the Azure Bot, in the Agents SDK's words; the handler's name stands in between.
+OAUTH_HANDLERS = "AGENTAPPLICATION__USERAUTHORIZATION__HANDLERS"
+
+TICKETS = "AGENT_CALLBACK_TICKETS"
+TICKET_KEYS = "AGENT_TICKET_KEYS"
+# A key that can be guessed signs nothing.
+MIN_TICKET_KEY = 32
 
 DEFAULTS = {
     "CALLBACK_QUEUE": "agent-callbacks",
@@ -84,6 +94,27 @@ class Settings:
         return CLOUDS[name]
 
     @property
+    def token_service(self) -> str:
+        """The base address of the user token service, the cloud's own if no other is set.
+
+        SettingsError for one that must not receive the agent's token.
+        """
+        return token_service_url(self.get(TOKEN_SERVICE) or self.cloud.token_service, self.cloud)
+
+    def oauth_connection(self, name: str) -> OAuthConnection:
+        """What handlers mean by a name such as `graph`: an OAuth connection, by default one of the same name."""
+
+        def setting(what: str) -> str | None:
+            # Environments spell these in upper case.
+            prefixes = (f"{OAUTH_HANDLERS}__{each}__SETTINGS" for each in (name.upper(), name))
+            return next((found for prefix in prefixes if (found := self.get(f"{prefix}__{what}"))), None)
+
+        given = {"title": setting("TITLE"), "text": setting("TEXT")}
+        return OAuthConnection(
+            name, setting("AZUREBOTOAUTHCONNECTIONNAME") or name, **{key: text for key, text in given.items() if text}
+        )
+
+    @property
     def local_data(self) -> Path:
         """The folder for the embedded store and queue."""
         return Path(self.require("AGENT_LOCAL_DATA"))
@@ -102,6 +133,29 @@ class Settings:
         """Whether messages go to Azure Service Bus."""
         return self.has_connection(SERVICE_BUS, "fullyQualifiedNamespace")
 
+    @property
+    def ticket_mode(self) -> TicketMode:
+        """Whether callbacks need a ticket: in Azure they do, unless the setting says otherwise."""
+        said = (self.get(TICKETS) or ("optional" if self.development else "required")).lower()
+        for mode in TICKET_MODES:
+            if said == mode:
+                return mode
+        raise SettingsError(f"The setting {TICKETS} is {said!r}; use one of: {', '.join(TICKET_MODES)}")
+
+    @property
+    def ticket_keys(self) -> tuple[bytes, ...]:
+        """What signs tickets, the newest first. SettingsError: one is too short, or one is needed and missing."""
+        keys = [key.strip() for key in (self.get(TICKET_KEYS) or "").split(",") if key.strip()]
+        advice = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        if any(len(key) < MIN_TICKET_KEY for key in keys):
+            raise SettingsError(f"A key in {TICKET_KEYS} has less than {MIN_TICKET_KEY} characters; {advice}")
+        if not keys and self.ticket_mode == "required":
+            raise SettingsError(
+                f"The setting {TICKET_KEYS} is missing, and callbacks need tickets that are signed; {advice}. "
+                f"Or let whoever may publish continue any conversation: {TICKETS}=off"
+            )
+        return tuple(key.encode() for key in keys)
+
     def problems(self) -> list[str]:
         """Everything that is missing or contradicts itself, at once."""
         found = []
@@ -113,7 +167,11 @@ class Settings:
         if app_id is not None and self.get(CLIENT_SECRET) is not None and self.get(TENANT_ID) is None:
             found.append(f"The setting {TENANT_ID} is missing: a client secret belongs to an app of one tenant.")
         try:
-            _ = self.cloud
+            _ = self.token_service
+        except SettingsError as error:
+            found.append(str(error))
+        try:
+            _ = self.ticket_mode, self.ticket_keys
         except SettingsError as error:
             found.append(str(error))
         if not self.development and not self.has_cosmos:

@@ -8,6 +8,9 @@ from typing import Any, TypeGuard
 
 from agent_core.store.document_store import Document, JsonObject, parse_time, time_text
 
+# A failure of the store that took no longer than this leaves time for a second try.
+AT_ONCE = timedelta(seconds=1)
+
 
 class TakenOver(Exception):
     """The document has another version than ours: another worker holds the work now."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from weakref import WeakValueDictionary
 
 from agent_core.activity.conversation_reference import ConversationReference
@@ -17,10 +18,10 @@ from agent_core.errors import (
     DocumentExists,
     StoreUnavailable,
 )
-from agent_core.proactive.claims import Mark, TakenOver
+from agent_core.proactive.claims import AT_ONCE, Mark, TakenOver
 from agent_core.proactive.conversation import Conversation, conversation_document_id
 from agent_core.proactive.late_saves import LateSaves
-from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, user_partition
+from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, partition_of_user
 from agent_core.store.document_store import (
     CONVERSATIONS,
     USERS,
@@ -36,16 +37,14 @@ from agent_core.turn.turn_context import TurnContext
 
 logger = logging.getLogger(__name__)
 
-# How often a turn's state is written when the store does not answer, before it waits on the queue.
-TRIES = 2
-
 
 class Conversations:
     """Reads and writes conversations and what is remembered in them."""
 
-    def __init__(self, store: DocumentStore, late_saves: LateSaves) -> None:
+    def __init__(self, store: DocumentStore, late_saves: LateSaves, *, now: Callable[[], datetime]) -> None:
         self._store = store
         self._late_saves = late_saves
+        self._now = now
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def find(self, conversation_id: str, channel_id: str | None = None) -> Conversation:
@@ -103,7 +102,7 @@ class Conversations:
 
     async def load(self, context: TurnContext) -> TurnRecord:
         """Read what is kept of a turn's conversation and user: one round trip, and nothing is written."""
-        reference, user = context.conversation, user_partition(context.conversation)
+        reference, user = context.conversation, partition_of_user(context.conversation)
         conversation = self._store.read(
             CONVERSATIONS, reference.conversation_id, conversation_document_id(reference.channel_id)
         )
@@ -129,14 +128,20 @@ class Conversations:
             TakenOver: another worker wrote to the marked document; of the conversation nothing was written.
             StoreUnavailable: it may have been written or not, and does not wait on the queue.
         """
-        for number in range(1, TRIES + 1):
+        started = self._now()
+        try:
+            await self._write(record, mark)
+        except StoreUnavailable:
             try:
-                await asyncio.gather(self._keep_conversation(record, mark), self._keep_user(record))
-                return
-            except StoreUnavailable:
-                said_something = record.context.responded
-                if number == TRIES and not (said_something and await self._late_saves.put_off(record, mark)):
+                if self._now() - started > AT_ONCE:
                     raise
+                await self._write(record, mark)
+            except StoreUnavailable:
+                if not record.context.responded or not await self._late_saves.put_off(record, mark):
+                    raise
+
+    async def _write(self, record: TurnRecord, mark: Mark | None) -> None:
+        await asyncio.gather(self._keep_conversation(record, mark), self._keep_user(record))
 
     async def _keep_conversation(self, record: TurnRecord, mark: Mark | None) -> None:
         if not record.is_changed and mark is None:
@@ -171,7 +176,7 @@ class Conversations:
         return None if mark.is_made_in(stored) else Mark(stored, mark.changes)
 
     async def _keep_user(self, record: TurnRecord) -> None:
-        partition, user = user_partition(record.reference), record.user
+        partition, user = partition_of_user(record.reference), record.user
         if partition is None or not record.state.user.changed:
             return
         async with self._lock(partition):

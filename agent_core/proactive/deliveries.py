@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import ResourceResponse
-from agent_core.errors import ChannelError, NotAllowed, QueueUnavailable, StoreError
+from agent_core.errors import ChannelError, NotAllowed, QueueUnavailable, SignInRequired, StoreError
+from agent_core.proactive.awaiting_sign_in import WAITS_FOR, AwaitingSignIn
 from agent_core.proactive.claims import Mark, TakenOver
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.ledger import Claim, Expectation, Held, Ledger, Settled, Unsure
@@ -77,10 +78,19 @@ class Delivery:
 class Deliveries:
     """Runs pieces of work under the ledger."""
 
-    def __init__(self, ledger: Ledger, queue: Queue, dead_letters: DeadLetters, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        queue: Queue,
+        dead_letters: DeadLetters,
+        awaiting: AwaitingSignIn,
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
         self._ledger = ledger
         self._queue = queue
         self._dead_letters = dead_letters
+        self._awaiting = awaiting
         self._now = now
 
     async def deliver(
@@ -148,6 +158,8 @@ class Deliveries:
         except ChannelError as error:
             logger.warning("Delivery %r: %s", item.key, error)
             return await self._after_channel_error(delivery, error)
+        except SignInRequired as error:
+            return await self._await_sign_in(delivery, error)
         except NotAllowed as error:
             return await self._bury(delivery, error.code, str(error))
         except TakenOver:
@@ -215,7 +227,7 @@ class Deliveries:
 
         It may not while another attempt is to come, which may succeed, nor about a channel or store that fails.
         """
-        if isinstance(error, (ChannelError, NotAllowed, StoreError, QueueUnavailable, TakenOver)):
+        if isinstance(error, (ChannelError, NotAllowed, SignInRequired, StoreError, QueueUnavailable, TakenOver)):
             return False
         delivery.apologising = delivery.posted or delivery.attempted_often_enough
         return delivery.apologising
@@ -261,6 +273,24 @@ class Deliveries:
         if error.decision in ("ambiguous", "unsent", "throttled"):
             return await self._park(delivery, "Unsure", str(error))
         return await self._bury(delivery, REASONS[error.decision], str(error))
+
+    async def _await_sign_in(self, delivery: Delivery, error: SignInRequired) -> str:
+        """Nobody is asked in a turn that nobody began: the work waits until the user has signed in by other means."""
+        if delivery.posted:
+            sentence = "It said something before it asked for the user's token, so it cannot run again; ask first"
+            return await self._bury(delivery, "SignInRequired", sentence)
+        item = delivery.item
+        named = f"{item.kind}:{len(item.scope)}:{item.scope}{item.key}"
+        await self._awaiting.wait(
+            item,
+            error,
+            named=named,
+            conversation_id=delivery.conversation_id,
+            what=delivery.what,
+            most=WAITS_FOR,
+        )
+        await self._release(delivery)
+        return f"waits for a sign-in to {error.name!r}"
 
     async def _again(self, delivery: Delivery, reason: str, explanation: str) -> str:
         """Try later: first the claim goes back, then the copy onto the queue, and only then is the message settled."""

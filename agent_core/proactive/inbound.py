@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from agent_core.activity.activity import Activity
 from agent_core.activity.json_text import dump
 from agent_core.errors import Busy, DocumentChanged, DocumentExists, StoreError, StoreUnavailable
-from agent_core.proactive.claims import Mark, TakenOver, held, held_until
+from agent_core.proactive.claims import AT_ONCE, Mark, TakenOver, held, held_until
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.turn_record import TurnRecord
 from agent_core.store.document_store import CONVERSATIONS, Document, DocumentStore, JsonObject, id_for, time_text
@@ -31,10 +31,8 @@ KEPT = timedelta(days=1)
 LEASE = timedelta(seconds=30)
 RENEWED_EVERY = timedelta(seconds=10)
 # How long a copy waits for the first to be done; the channel hangs up after 15 s.
-PATIENCE = timedelta(seconds=8)
+PATIENCE = timedelta(seconds=5)
 LOOKS_EVERY = timedelta(milliseconds=500)
-# A failure that took no longer than this leaves time for a second try.
-AT_ONCE = timedelta(seconds=1)
 # An answer longer than this is not kept for copies: it shares a document of at most 2 MB.
 MAX_ANSWER = 512 * 1024
 # An edit has the id of the message that it changes, and so has the next edit.
@@ -207,7 +205,7 @@ class InboundTurns:
     async def _keep(self, record: TurnRecord, claim: _Held | None, answer: Answer) -> None:
         """Write what the turn changed, and the answer for copies, in one batch."""
         if answer.failed:
-            record.forget_changes()
+            record.state.forget_changes()
         try:
             await self._conversations.keep(record, self._settled(claim.document, answer) if claim else None)
         except TakenOver:

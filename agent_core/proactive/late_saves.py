@@ -12,7 +12,7 @@ from agent_core.proactive.claims import Mark
 from agent_core.proactive.conversation import conversation_document_id
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.queue import Queue
-from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, merged, user_partition
+from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, merged, partition_of_user
 from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import (
     CONVERSATIONS,
@@ -53,7 +53,7 @@ class LateSaves:
             "conversation": reference.conversation_id,
             "document": conversation_document_id(reference.channel_id),
             "state": record.state.conversation.changes,
-            "user": user_partition(reference),
+            "user": partition_of_user(reference),
             "userState": record.state.user.changes,
             "mark": None,
         }

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from agent_core.activity.conversation_reference import ChannelAccount, ConversationReference
+from agent_core.activity.conversation_reference import split_channel_id
 from agent_core.errors import DocumentChanged, DocumentExists
-from agent_core.proactive.conversation import Conversation, conversation_document_id
+from agent_core.proactive.conversation import Conversation, conversation_document_id, user_partition
 from agent_core.proactive.sdk_documents import FoundConversation, FoundState, NotImported, read_document
-from agent_core.proactive.turn_record import MAX_CONFLICTS, user_partition
+from agent_core.proactive.turn_record import MAX_CONFLICTS
 from agent_core.store.document_store import CONVERSATIONS, USERS, DocumentStore, JsonObject
 from agent_core.turn.claims_identity import ClaimsIdentity
 
@@ -143,8 +143,7 @@ class MovingIn:
         return Moved(found.key, "conversation-state", "imported" if written or not known else "there")
 
     async def _take_user_state(self, found: FoundState, user_id: str) -> Moved:
-        partition = user_partition(ConversationReference(channel_id=found.channel_id, user=ChannelAccount(id=user_id)))
-        assert partition is not None
+        partition = user_partition(split_channel_id(found.channel_id)[0] or "", user_id)
         body: JsonObject = {"id": "state", USERS.partition_key: partition, "kind": "state", "state": found.values}
         there = Moved(found.key, "user-state", "there")
         if await self._store.read(USERS, partition, "state") is not None:

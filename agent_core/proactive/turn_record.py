@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 from agent_core.activity.conversation_reference import ConversationReference
-from agent_core.proactive.conversation import Conversation
-from agent_core.store.document_store import Document, id_for
+from agent_core.proactive.conversation import Conversation, user_partition
+from agent_core.store.document_store import Document
 from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import StateScope, TurnState
 
@@ -63,20 +63,16 @@ class TurnRecord:
             self.before is not None and not self.is_news and _is_worth_a_write(self.before, self.seen)
         )
 
-    def forget_changes(self) -> None:
-        """The turn failed: its state stays as it was."""
-        self.state = TurnState()
-
     def after_turn(self, known: Conversation | None) -> Conversation:
         """The conversation to store, over what is stored by now."""
         latest = seen(known, self.context)
         return replace(latest, state=self.state.conversation.laid_over(latest.state))
 
 
-def user_partition(reference: ConversationReference) -> str | None:
+def partition_of_user(reference: ConversationReference) -> str | None:
     """A user is one person on one channel; a conversation that the agent created has none until somebody writes."""
     user = reference.user
-    return id_for("user", reference.channel or "", user.id) if user is not None and user.id else None
+    return user_partition(reference.channel or "", user.id) if user is not None and user.id else None
 
 
 def seen(before: Conversation | None, context: TurnContext) -> Conversation:

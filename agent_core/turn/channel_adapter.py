@@ -17,9 +17,11 @@ from agent_core.activity.conversation_reference import (
     ConversationResourceResponse,
     ResourceResponse,
 )
+from agent_core.errors import NotSupported
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware, MiddlewareSet
 from agent_core.turn.turn_context import Callbacks, TurnContext
+from agent_core.turn.user_tokens import UserTokens, UserTokenService
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,10 @@ class Agent(Protocol):
             Busy: the turn of another copy runs still; let the channel try again.
             StoreError: it was not run, or it failed before it said anything.
         """
+
+    @property
+    def user_tokens(self) -> UserTokens:
+        """Where its turns get the tokens of their users."""
 
     async def on_turn(self, context: TurnContext) -> None:
         """Handle one activity."""
@@ -99,7 +105,13 @@ class ChannelAdapter(ABC):
         let the sender try again. Returns the context, which is over.
         """
         context = TurnContext(
-            self, activity, now=self.now(), callbacks=agent.callbacks, identity=identity, runtime=self
+            self,
+            activity,
+            now=self.now(),
+            callbacks=agent.callbacks,
+            user_tokens=agent.user_tokens,
+            identity=identity,
+            runtime=self,
         )
 
         async def turn() -> Answer:
@@ -142,6 +154,11 @@ class ChannelAdapter(ABC):
                 activity.conversation_id,
                 activity.id,
             )
+
+    @property
+    def user_tokens(self) -> UserTokenService:
+        """What keeps the tokens of this channel's users. Raises NotSupported where nothing does."""
+        raise NotSupported(f"{type(self).__name__} has no token service, so users cannot sign in through it")
 
     @abstractmethod
     def own_identity(self) -> ClaimsIdentity:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.activity_types import CallbackTypes
 from agent_core.activity.activity_values import InvokeResponse
 from agent_core.activity.channels import Channel, channel_of
 from agent_core.activity.conversation_reference import ConversationReference, ResourceResponse
@@ -21,6 +22,7 @@ from agent_core.turn.stream_protocol import is_stream
 from agent_core.turn.stream_sender import Runtime
 from agent_core.turn.streaming_response import StreamingResponse
 from agent_core.turn.turn_state import TurnState
+from agent_core.turn.user_tokens import UserTokens
 
 SendHook = Callable[
     ["TurnContext", Sequence[Activity], Callable[[Sequence[Activity]], Awaitable[list[ResourceResponse]]]],
@@ -30,6 +32,11 @@ UpdateHook = Callable[
     ["TurnContext", Activity, Callable[[Activity], Awaitable[ResourceResponse]]], Awaitable[ResourceResponse]
 ]
 DeleteHook = Callable[["TurnContext", str, Callable[[str], Awaitable[None]]], Awaitable[None]]
+
+# What whoever was asked may answer.
+ANSWERS = frozenset({CallbackTypes.result, CallbackTypes.progress, CallbackTypes.failed})
+# As long as the queue keeps a message, twice: a supplier may be slow, and its message may lie there.
+EXPECTED_FOR = timedelta(days=14)
 
 
 class Sender(Protocol):
@@ -55,7 +62,15 @@ class CallbackTicket(Protocol):
 class Callbacks(Protocol):
     """Where a turn says that an external system will continue it."""
 
-    async def expect(self, context: TurnContext, continuation: str, replaces: str | None) -> CallbackTicket:
+    async def expect(
+        self,
+        context: TurnContext,
+        continuation: str,
+        *,
+        replaces: str | None,
+        kinds: Collection[CallbackTypes],
+        valid_for: timedelta,
+    ) -> CallbackTicket:
         """Remember, durably, that this callback is to come."""
 
 
@@ -80,6 +95,7 @@ class TurnContext:
         *,
         now: datetime,
         callbacks: Callbacks | None = None,
+        user_tokens: UserTokens | None = None,
         identity: ClaimsIdentity | None = None,
         proactive: bool = False,
         runtime: Runtime | None = None,
@@ -96,6 +112,7 @@ class TurnContext:
         self.proactive = proactive
         self._sender = sender
         self._callbacks = callbacks
+        self._user_tokens = user_tokens
         self._runtime = runtime
         self._stream: StreamingResponse | None = None
         self._ended = False
@@ -234,7 +251,14 @@ class TurnContext:
             delete = partial(_with_hook, hook, self, delete)
         await delete(activity_id)
 
-    async def expect_callback(self, continuation: str, *, replaces: ResourceResponse | None = None) -> CallbackTicket:
+    async def expect_callback(
+        self,
+        continuation: str,
+        *,
+        replaces: ResourceResponse | None = None,
+        kinds: Collection[CallbackTypes] = ANSWERS,
+        valid_for: timedelta = EXPECTED_FOR,
+    ) -> CallbackTicket:
         """Say that an external system will continue this conversation with `@agent.continuation(continuation)`.
 
         The expectation is stored, with the conversation, before this returns: hand out the ticket afterwards, and no
@@ -244,6 +268,9 @@ class TurnContext:
             continuation: the name of the continuation.
             replaces: what `send_activity` returned for a placeholder; the continuation's first message then edits it.
                 Ignored on a channel that cannot edit, where the answer comes as a new message.
+            kinds: what the ticket allows; add `CallbackTypes.notification` if its holder may also send messages of its
+                own to this conversation.
+            valid_for: how long the answer is waited for, and the ticket is good.
 
         Raises:
             ContinuationNotFound: no continuation has that name.
@@ -252,7 +279,54 @@ class TurnContext:
         self._check_running()
         if self._callbacks is None:
             raise NotSupported("This context was built without callbacks; run the turn through an AgentApplication")
-        return await self._callbacks.expect(self, continuation, replaces.id if replaces else None)
+        return await self._callbacks.expect(
+            self, continuation, replaces=replaces.id if replaces else None, kinds=kinds, valid_for=valid_for
+        )
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether this conversation is the agent's with one user, as far as the channel says."""
+        conversation = self.activity.conversation
+        kind = conversation.conversation_type if conversation else None
+        if kind is not None:
+            return kind == "personal"
+        is_group = conversation.is_group if conversation else None
+        # Teams has groups that do not say so; most other channels have none, and say nothing.
+        return is_group is False or (is_group is None and self.activity.channel != "msteams")
+
+    async def user_token(self, name: str, *, user_id: str | None = None) -> str:
+        """The user's token for an OAuth connection of the Azure Bot, such as `graph`; see the settings for its name.
+
+            token = await context.user_token("graph")
+
+        Ask before you say or change anything: the handler runs again from its beginning once the user has signed in.
+
+        Args:
+            user_id: in a turn that the agent began itself, whose token; by default that of the conversation's user. In
+                a group there is no such user, and it must be given.
+
+        Returns:
+            A token that is valid for some minutes. Ask again in the next turn, and keep it nowhere.
+
+        Raises:
+            SignInRequired: there is none. Let it out of the handler: in a conversation of one user he is asked to sign
+                in, and a continuation waits until he has.
+            NotSupported: this turn has no user of its own.
+            SettingsError: there is no token service, for want of an app id.
+            ChannelError: the token service failed or was not reached.
+        """
+        self._check_running()
+        return await self._tokens().token(self, name, user_id)
+
+    async def sign_out(self, name: str) -> None:
+        """Let the token service forget the user's token. Raises like `user_token`."""
+        self._check_running()
+        await self._tokens().sign_out(self, name)
+
+    def _tokens(self) -> UserTokens:
+        if self._user_tokens is None:
+            raise NotSupported("This context was built without user tokens; run the turn through an AgentApplication")
+        return self._user_tokens
 
     def on_send_activities(self, hook: SendHook) -> None:
         """Wrap every send of this turn in `hook(context, activities, next)`; the hook added first is outermost."""

@@ -39,6 +39,10 @@ class StateScope(MutableMapping[str, Any]):
         """Whether there is anything to save."""
         return {key: _text(value) for key, value in self._values.items()} != self._loaded
 
+    def forget_changes(self) -> None:
+        """Make it again what was loaded."""
+        self._values = {key: json.loads(text) for key, text in self._loaded.items()}
+
     @property
     def changes(self) -> dict[str, dict[str, Any]]:
         """What changed, by key: `from` the value that was loaded, `to` the new one; absent where the key was or is."""
@@ -77,6 +81,11 @@ class TurnState:
         self.conversation = StateScope() if conversation is None else conversation
         self.user = StateScope() if user is None else user
         self.temp: dict[str, Any] = {}
+
+    def forget_changes(self) -> None:
+        """What the handler did to the state so far shall not be saved."""
+        self.conversation.forget_changes()
+        self.user.forget_changes()
 
 
 # What answers a turn; what it returns is the answer to an invoke activity, and ignored for all others.
