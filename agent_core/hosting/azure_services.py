@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # loaded on first use, so that a cold start is spared them
     from agent_core.channel.http_client import HttpClient
     from agent_core.channel.token_provider import CachedTokenProvider
     from agent_core.channel.user_token_client import UserTokenClient
+    from agent_core.hosting.cosmos_store import CosmosConnection, CosmosStore
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,11 @@ class AzureServices:
             private_hosts=settings.private_hosts,
         )
 
+    @property
+    def guard(self) -> UrlGuard:
+        """Where this agent may send."""
+        return self._guard
+
     @cached_property
     def _connector(self) -> ConnectorClient:
         from agent_core.channel.connector_client import ConnectorClient
@@ -158,25 +164,35 @@ class AzureServices:
         return SqliteStore(path, clock.now)
 
     def _open_cosmos(self) -> DocumentStore:
-        from agent_core.hosting.cosmos_store import CosmosConnection, CosmosStore
+        from agent_core.hosting.cosmos_store import CosmosStore
 
-        settings = self.settings
-        database = settings.require("COSMOS_DATABASE")
-        text = settings.get(COSMOS)
+        return CosmosStore(self._cosmos(self.settings.require("COSMOS_DATABASE"), create=self.settings.development))
+
+    def open_foreign_cosmos(self, database: str | None = None) -> CosmosStore:
+        """A store of its own on the same account, in which nothing is created; the caller closes it.
+
+        Args:
+            database: the agent's own if it is not given.
+        """
+        if not self.settings.has_cosmos:
+            raise SettingsError(missing_connection(COSMOS, "accountEndpoint", "Cosmos DB"))
+        from agent_core.hosting.cosmos_store import CosmosStore
+
+        return CosmosStore(self._cosmos(database or self.settings.require("COSMOS_DATABASE"), create=False))
+
+    def _cosmos(self, database: str, *, create: bool) -> CosmosConnection:
+        from agent_core.hosting.cosmos_store import CosmosConnection
+
+        text = self.settings.get(COSMOS)
         if text is not None:
-            create = settings.development
-            return CosmosStore(
-                CosmosConnection.from_connection_string(text, database=database, create_containers=create)
-            )
-        return CosmosStore(
-            CosmosConnection(
-                endpoint=settings.require(f"{COSMOS}__accountEndpoint"),
-                key=None,
-                credential=self._managed_identity(COSMOS),
-                database=database,
-                # An identity of the data plane cannot create containers; the deployment does.
-                create_containers=False,
-            )
+            return CosmosConnection.from_connection_string(text, database=database, create_containers=create)
+        return CosmosConnection(
+            endpoint=self.settings.require(f"{COSMOS}__accountEndpoint"),
+            key=None,
+            credential=self._managed_identity(COSMOS),
+            database=database,
+            # An identity of the data plane cannot create containers; the deployment does.
+            create_containers=False,
         )
 
     def _open_queue(self, name_setting: str) -> Queue:
