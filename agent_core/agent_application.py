@@ -25,16 +25,18 @@ from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
-from agent_core.proactive.deliveries import Deliveries, Delivery
+from agent_core.proactive.deliveries import Deliveries
+from agent_core.proactive.delivery import Delivery
 from agent_core.proactive.inbound import InboundTurns
 from agent_core.proactive.late_saves import LateSaves
-from agent_core.proactive.ledger import Ledger
+from agent_core.proactive.ledger import Ledger, WhenUnsure
 from agent_core.proactive.notifications import Notifications
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue, QueueMessage
 from agent_core.proactive.schedules import Schedules
 from agent_core.proactive.sign_in import SIGN_IN_INVOKES, FailureHandler, SignIn, SuccessHandler, brings_token
 from agent_core.proactive.sign_in_records import SignInRecords
+from agent_core.proactive.throttle import Throttle
 from agent_core.proactive.tickets import Tickets
 from agent_core.proactive.work import WorkItem, turn_payload
 from agent_core.routes import (
@@ -107,10 +109,18 @@ class AgentApplication:
         self._inbound = InboundTurns(
             store, self._conversations, now=adapter.now, sleep=adapter.sleep, new_id=adapter.new_id
         )
-        ledger = Ledger(store, now=adapter.now, new_id=new_id)
+        ledger = Ledger(store, now=adapter.now, sleep=adapter.sleep, new_id=new_id)
         self._awaiting = AwaitingSignIn(adapter, store, queue, self.dead_letters, new_id=new_id)
         self._sign_in = SignIn(adapter, SignInRecords(store, adapter.now), self._awaiting, new_id=new_id)
-        self._deliveries = Deliveries(ledger, queue, self.dead_letters, self._awaiting, now=adapter.now)
+        self._deliveries = Deliveries(
+            ledger,
+            queue,
+            self._conversations,
+            self.dead_letters,
+            self._awaiting,
+            Throttle(store, adapter.now),
+            now=adapter.now,
+        )
         self._expected = ExpectedCallbacks(store, self._continuations, tickets, now=adapter.now, new_id=new_id)
         self.proactive = Proactive(
             adapter,
@@ -217,15 +227,21 @@ class AgentApplication:
         """Handle reactions to messages: `context.activity.reactions_added` and `.reactions_removed`."""
         return self._route(of_type("messageReaction"), False)(handler)
 
-    def continuation(self, name: str) -> Callable[[H], H]:
+    def continuation(self, name: str, *, when_unsure: WhenUnsure = "park") -> Callable[[H], H]:
         """Handle callbacks and schedules that name this continuation; `context.activity.value` is what they bring.
+
+        Args:
+            when_unsure: what becomes of a new message of which nobody can know whether it arrived, because a process
+                died or no answer came while it was sent. `park`: it is listed among the dead letters, and somebody
+                decides. `resend`: it is sent again; better twice than never, as for an alarm. An edit of a placeholder
+                is never unsure.
 
         Raises:
             RouteError: another continuation has that name.
         """
 
         def register(handler: H) -> H:
-            self._continuations.add(name, handler)
+            self._continuations.add(name, handler, when_unsure)
             return handler
 
         return register
@@ -402,8 +418,8 @@ class AgentApplication:
                 identity=identity,
                 runtime=self._adapter,
             )
-            self._deliveries.watch(delivery, context)
-            async with self._conversations.turn(context, partial(self._deliveries.last_step, delivery)):
+            delivery.watch(context)
+            async with self._conversations.turn(context, marks=partial(self._deliveries.last_marks, delivery)):
                 await self._adapter.run_turn(context, self.on_turn, on_error)
 
-        await self._deliveries.deliver(item, activity.conversation_id, run, what="long-running turn")
+        await self._deliveries.deliver(item, activity.conversation_id, None, run, what="long-running turn")

@@ -170,18 +170,27 @@ class CosmosStore:
         if answer.status != 200 and etag is not None:
             raise _refusal(container, document_id, answer.status)
 
-    async def batch(self, container: Container, partition: str, operations: Sequence[Operation]) -> None:
+    async def batch(self, container: Container, partition: str, operations: Sequence[Operation]) -> list[str]:
         subjects = checked_operations(container, partition, operations)
         steps = list(zip(operations, subjects, strict=True))
+        etags: list[str] = []
         while steps:
             items = [_batch_item(operation, subject) for operation, subject in steps]
             answer = await self._ask(container, partial(_execute, items=items, partition=partition))
             if answer.status == 200:
-                return
+                etags = [each.get("eTag") or "" for each in answer.result]
+                break
             operation, subject = steps.pop(answer.index)
             # To Cosmos DB deleting a missing document fails the batch; to us it is done, so the rest goes without it.
             if answer.status != 404 or not isinstance(operation, Delete) or operation.etag is not None:
                 raise _refusal(container, subject if isinstance(subject, str) else subject.id, answer.status)
+        done = iter(etags)
+        kept = {id(operation) for operation, _ in steps}
+        return [
+            etag if not isinstance(operation, Delete) else ""
+            for operation in operations
+            for etag in [next(done) if id(operation) in kept else ""]
+        ]
 
     async def query(
         self,
@@ -378,8 +387,8 @@ def _if_match(etag: str) -> dict[str, Any]:
     return {"etag": etag, "match_condition": MatchConditions.IfNotModified}
 
 
-async def _execute(proxy: ContainerProxy, *, items: list[Any], partition: str) -> None:
-    await proxy.execute_item_batch(items, partition)
+async def _execute(proxy: ContainerProxy, *, items: list[Any], partition: str) -> list[Any]:
+    return list(await proxy.execute_item_batch(items, partition))
 
 
 def _batch_item(operation: Operation, subject: CheckedBody | str) -> tuple[Any, ...]:

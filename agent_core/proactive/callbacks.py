@@ -8,13 +8,15 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from agent_core.activity.activity_types import CallbackTypes
-from agent_core.errors import AgentError, ContinuationNotFound, ConversationNotFound, InvalidCallback
+from agent_core.activity.conversation_reference import split_channel_id
+from agent_core.errors import AgentError, ContinuationNotFound, InvalidCallback
 from agent_core.proactive.callback_message import Callback
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
-from agent_core.proactive.deliveries import Deliveries, Delivery
+from agent_core.proactive.deliveries import Deliveries
+from agent_core.proactive.delivery import Delivery
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import QueueMessage
 from agent_core.proactive.tickets import Ticket, Tickets, expectation_of
@@ -82,23 +84,19 @@ class ExpectedCallbacks:
         logger.info("Callback %r is expected in conversation %r", continuation, ticket.conversation_id)
         return ticket
 
-    async def fulfilled_by(self, callback: Callback, conversation: Conversation) -> Document | None:
+    async def fulfilled_by(self, callback: Callback) -> Document | None:
         """The expectation a callback fulfils: its ticket's, or without one the oldest of that continuation, or None."""
+        channel = split_channel_id(callback.channel_id)[0]
         if callback.ticket is not None:
             document_id = id_for("expected", expectation_of(callback.ticket))
-            document = await self._store.read(CONVERSATIONS, conversation.id, document_id)
-            meant = (conversation.reference.channel, callback.continuation)
-            return document if document and (document.body["channel"], document.body["continuation"]) == meant else None
+            document = await self._store.read(CONVERSATIONS, callback.conversation_id, document_id)
+            fits = document is not None and document.body["continuation"] == callback.continuation
+            return document if fits and document and channel in (None, document.body["channel"]) else None
+        conditions = [Where("kind", "=", "expected_callback"), Where("continuation", "=", callback.continuation or "")]
+        if channel is not None:
+            conditions.append(Where("channel", "=", channel))
         page = await self._store.query(
-            CONVERSATIONS,
-            partition=conversation.id,
-            where=[
-                Where("kind", "=", "expected_callback"),
-                Where("channel", "=", conversation.reference.channel or ""),
-                Where("continuation", "=", callback.continuation or ""),
-            ],
-            order_by="created",
-            limit=1,
+            CONVERSATIONS, partition=callback.conversation_id, where=conditions, order_by="created", limit=1
         )
         return next(iter(page.documents), None)
 
@@ -158,16 +156,18 @@ class CallbackReceiver:
     async def work_on(self, item: WorkItem) -> None:
         """Continue the conversation; `item` is a callback's first attempt or a later one from the work queue."""
         callback = Callback(item.key, Callback.from_body(item.payload["body"], item.key).body)
-        body = item.to_message().body
         try:
             handler = self._handler(callback)
-            conversation = await self._conversations.find(callback.conversation_id, callback.channel_id)
-        except (ContinuationNotFound, ConversationNotFound) as error:
+        except ContinuationNotFound as error:
+            body = item.to_message().body
             await self._refuse(callback.key, body, type(error).__name__, error, callback.conversation_id)
             return
 
+        async def find() -> Conversation:
+            return await self._conversations.find(callback.conversation_id, callback.channel_id)
+
         async def expectation() -> Document | None:
-            return await self._expected.fulfilled_by(callback, conversation)
+            return await self._expected.fulfilled_by(callback)
 
         async def run(delivery: Delivery) -> None:
             if callback.type is CallbackTypes.progress:
@@ -178,19 +178,27 @@ class CallbackReceiver:
                 # Read and not used up: the placeholder waits for the result as well.
                 delivery.placeholder = expected.body["replaces"]
             await self._proactive.continue_conversation(
-                conversation,
+                delivery.conversation,
                 handler,
                 value=callback.value,
                 value_type=callback.type,
-                prepare=partial(self._deliveries.watch, delivery),
+                prepare=delivery.watch,
                 may_apologise=partial(self._deliveries.gives_up, delivery),
-                mark=partial(self._deliveries.last_step, delivery),
+                marks=partial(self._deliveries.last_marks, delivery),
+                user=delivery.user,
             )
 
         ends = callback.type in (CallbackTypes.result, CallbackTypes.failed)
         notifies = callback.type is CallbackTypes.notification
-        what = "notification" if notifies else f"callback {callback.continuation!r}"
-        await self._deliveries.deliver(item, conversation.id, run, what=what, expectation=expectation if ends else None)
+        await self._deliveries.deliver(
+            item,
+            callback.conversation_id,
+            find,
+            run,
+            what="notification" if notifies else f"callback {callback.continuation!r}",
+            expectation=expectation if ends else None,
+            when_unsure="park" if notifies else self._continuations.when_unsure(callback.continuation or ""),
+        )
 
     def _handler(self, callback: Callback) -> Handler:
         """What runs: the continuation, or what shows the message that the callback brings."""

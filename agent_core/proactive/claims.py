@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeGuard
 
-from agent_core.store.document_store import Document, JsonObject, parse_time, time_text
+from agent_core.store.document_store import CONVERSATIONS, Document, DocumentStore, JsonObject, parse_time, time_text
 
 # A failure of the store that took no longer than this leaves time for a second try.
 AT_ONCE = timedelta(seconds=1)
@@ -35,9 +37,27 @@ class Mark:
 
     def is_made_in(self, stored: Document | None) -> TypeGuard[Document]:
         """Whether the step is in there by our own hand: a write can be done and its answer lost."""
-        return stored is not None and all(
-            stored.body.get(name) == self.body.get(name) for name in ("token", "status", "updated")
-        )
+        wanted = {"token": self.document.body["token"], **self.changes}
+        return stored is not None and all(stored.body.get(name) == value for name, value in wanted.items())
+
+
+async def newest_marks(store: DocumentStore, partition: str, marks: Sequence[Mark]) -> list[Mark] | None:
+    """Marks that met other versions of their documents, for the newest ones; None if they are made already, by a write
+    of ours of which the answer was lost.
+
+    TakenOver if the first document, the one that matters, is another's by now. Others of which that is so are left out.
+    """
+    stored = await asyncio.gather(*(store.read(CONVERSATIONS, partition, mark.document.id) for mark in marks))
+    if marks[0].is_made_in(stored[0]):
+        return None
+    newest = [
+        Mark(document, mark.changes)
+        for mark, document in zip(marks, stored, strict=True)
+        if document is not None and document.body["token"] == mark.document.body["token"]
+    ]
+    if not newest or newest[0].document.id != marks[0].document.id:
+        raise TakenOver
+    return newest
 
 
 def held(status: str, token: str, now: datetime, lease: timedelta) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent_core.errors import ContinuationNotFound, RouteError
+from agent_core.proactive.ledger import WhenUnsure
 from agent_core.turn.turn_state import Handler
 
 
@@ -11,12 +12,18 @@ class Continuations:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
+        self._when_unsure: dict[str, WhenUnsure] = {}
 
-    def add(self, name: str, handler: Handler) -> None:
+    def add(self, name: str, handler: Handler, when_unsure: WhenUnsure = "park") -> None:
         """Raises RouteError if the name is taken: which of two would run must not depend on the order of imports."""
         if name in self._handlers:
             raise RouteError(f"Two continuations are called {name!r}; each name answers to one handler")
         self._handlers[name] = handler
+        self._when_unsure[name] = when_unsure
+
+    def when_unsure(self, name: str) -> WhenUnsure:
+        """What becomes of its message of which nobody knows whether it arrived."""
+        return self._when_unsure.get(name, "park")
 
     def __getitem__(self, name: str) -> Handler:
         """Raises ContinuationNotFound, which names those that exist."""

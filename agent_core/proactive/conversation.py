@@ -23,6 +23,7 @@ class Conversation:
         status: `active`, or why not.
         time_zone: the user's IANA zone, if a channel told.
         state: the conversation state.
+        stored: the document it was read from, None if it was not.
     """
 
     reference: ConversationReference
@@ -31,11 +32,17 @@ class Conversation:
     status: str = "active"
     time_zone: str | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
+    stored: Document | None = field(default=None, compare=False, repr=False)
 
     @property
     def id(self) -> str:
         """The conversation's id on its channel."""
         return self.reference.conversation_id
+
+    @property
+    def tenant_id(self) -> str | None:
+        """The tenant it is in, where the channel has such."""
+        return self.reference.conversation.tenant_id if self.reference.conversation else None
 
     @property
     def document_id(self) -> str:
@@ -70,6 +77,7 @@ class Conversation:
             status=body["status"],
             time_zone=body["timeZone"],
             state=body["state"],
+            stored=document,
         )
 
 

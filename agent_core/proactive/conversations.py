@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -18,7 +18,7 @@ from agent_core.errors import (
     DocumentExists,
     StoreUnavailable,
 )
-from agent_core.proactive.claims import AT_ONCE, Mark, TakenOver
+from agent_core.proactive.claims import AT_ONCE, Mark, newest_marks
 from agent_core.proactive.conversation import Conversation, conversation_document_id
 from agent_core.proactive.late_saves import LateSaves
 from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, partition_of_user
@@ -93,12 +93,29 @@ class Conversations:
     # -- a turn: load and introduce before the handler, keep after it
 
     @asynccontextmanager
-    async def turn(self, context: TurnContext, mark: Callable[[], Mark | None] = lambda: None) -> AsyncIterator[None]:
-        """One turn, with `context.state`; kept afterwards, with the mark, if nothing was raised."""
-        record = await self.load(context)
+    async def turn(
+        self,
+        context: TurnContext,
+        *,
+        known: Conversation | None = None,
+        user: Document | None = None,
+        marks: Callable[[], Awaitable[Sequence[Mark]]] | None = None,
+    ) -> AsyncIterator[None]:
+        """One turn, with `context.state`; kept afterwards, with the marks, if nothing was raised.
+
+        Args:
+            known: the conversation as it was just read, and `user` what `user_of` gave with it; else they are read.
+            marks: called after the turn.
+        """
+        record = TurnRecord(context, known.stored, user) if known and known.stored else await self.load(context)
         await self.introduce(record)
         yield
-        await self.keep(record, mark())
+        await self.keep(record, await marks() if marks else ())
+
+    async def user_of(self, conversation: Conversation) -> Document | None:
+        """The document of the state of the conversation's user, for `turn`."""
+        user = partition_of_user(conversation.reference)
+        return await self._store.read(USERS, user, "state") if user else None
 
     async def load(self, context: TurnContext) -> TurnRecord:
         """Read what is kept of a turn's conversation and user: one round trip, and nothing is written."""
@@ -117,40 +134,40 @@ class Conversations:
             record.stored = await self._change(record.reference, record.introduced_to)
         record.context.state = record.state
 
-    async def keep(self, record: TurnRecord, mark: Mark | None = None) -> None:
-        """Write what the turn changed, and the mark, in one batch; the user's state, elsewhere, at the same time.
+    async def keep(self, record: TurnRecord, marks: Sequence[Mark] = ()) -> None:
+        """Write what the turn changed, and the marks, in one batch; the user's state, elsewhere, at the same time.
 
         Two turns that change the state at once lose nothing: the second lays its keys over what the first wrote. If
         the store does not answer, and the turn has said something so that it must not run again, what it changed
         waits on the work queue.
 
         Raises:
-            TakenOver: another worker wrote to the marked document; of the conversation nothing was written.
+            TakenOver: another worker wrote to the first marked document; of the conversation nothing was written.
             StoreUnavailable: it may have been written or not, and does not wait on the queue.
         """
         started = self._now()
         try:
-            await self._write(record, mark)
+            await self._write(record, marks)
         except StoreUnavailable:
             try:
                 if self._now() - started > AT_ONCE:
                     raise
-                await self._write(record, mark)
+                await self._write(record, marks)
             except StoreUnavailable:
-                if not record.context.responded or not await self._late_saves.put_off(record, mark):
+                if not record.context.responded or not await self._late_saves.put_off(record, marks):
                     raise
 
-    async def _write(self, record: TurnRecord, mark: Mark | None) -> None:
-        await asyncio.gather(self._keep_conversation(record, mark), self._keep_user(record))
+    async def _write(self, record: TurnRecord, marks: Sequence[Mark]) -> None:
+        await asyncio.gather(self._keep_conversation(record, marks), self._keep_user(record))
 
-    async def _keep_conversation(self, record: TurnRecord, mark: Mark | None) -> None:
-        if not record.is_changed and mark is None:
+    async def _keep_conversation(self, record: TurnRecord, marks: Sequence[Mark]) -> None:
+        if not record.is_changed and not marks:
             return
         partition, document_id = record.reference.conversation_id, conversation_document_id(record.reference.channel_id)
         known = record.stored
         async with self._lock(document_id + partition):
             for _ in range(MAX_CONFLICTS):
-                operations: list[Operation] = [Replace(mark.body, mark.document.etag)] if mark else []
+                operations: list[Operation] = [Replace(mark.body, mark.document.etag) for mark in marks]
                 if record.is_changed:
                     body = record.after_turn(Conversation.from_document(known) if known else None).to_document()
                     operations.append(Replace(body, known.etag) if known else Create(body))
@@ -158,22 +175,13 @@ class Conversations:
                     await self._store.batch(CONVERSATIONS, partition, operations)
                     return
                 except (DocumentExists, DocumentChanged):
-                    if mark is not None:
-                        mark = await self._newest(partition, mark)
-                        if mark is None:
+                    if marks:
+                        newest = await newest_marks(self._store, partition, marks)
+                        if newest is None:
                             return
+                        marks = newest
                     known = await self._store.read(CONVERSATIONS, partition, document_id)
         raise DocumentChanged(f"Conversation {partition!r} is written by too many at once; try again")
-
-    async def _newest(self, partition: str, mark: Mark) -> Mark | None:
-        """The mark for the newest version of its document, None if it is made; TakenOver if that is another's.
-
-        A write of ours can have been done although its answer was lost.
-        """
-        stored = await self._store.read(CONVERSATIONS, partition, mark.document.id)
-        if stored is None or stored.body["token"] != mark.document.body["token"]:
-            raise TakenOver
-        return None if mark.is_made_in(stored) else Mark(stored, mark.changes)
 
     async def _keep_user(self, record: TurnRecord) -> None:
         partition, user = partition_of_user(record.reference), record.user

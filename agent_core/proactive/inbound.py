@@ -207,7 +207,7 @@ class InboundTurns:
         if answer.failed:
             record.state.forget_changes()
         try:
-            await self._conversations.keep(record, self._settled(claim.document, answer) if claim else None)
+            await self._conversations.keep(record, [self._settled(claim.document, answer)] if claim else ())
         except TakenOver:
             logger.warning("Activity %r was taken over; what it changed is not kept", record.context.activity.id)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -46,7 +46,7 @@ class LateSaves:
         self._now = now
         self._new_id = new_id
 
-    async def put_off(self, record: TurnRecord, mark: Mark | None) -> bool:
+    async def put_off(self, record: TurnRecord, marks: Sequence[Mark]) -> bool:
         """Let the changes wait on the queue; False if they cannot: it is not reached, or they are too large for it."""
         reference = record.reference
         payload: dict[str, Any] = {
@@ -55,10 +55,11 @@ class LateSaves:
             "state": record.state.conversation.changes,
             "user": partition_of_user(reference),
             "userState": record.state.user.changes,
-            "mark": None,
+            "marks": [
+                {"id": mark.document.id, "token": mark.document.body["token"], "changes": mark.changes}
+                for mark in marks
+            ],
         }
-        if mark is not None:
-            payload["mark"] = {"id": mark.document.id, "token": mark.document.body["token"], "changes": mark.changes}
         try:
             await self._queue.send(WorkItem("save", f"save:{self._new_id()}", payload).to_message())
         except (QueueUnavailable, ValueError) as error:
@@ -89,9 +90,9 @@ class LateSaves:
 
     async def _write_all(self, payload: dict[str, Any]) -> None:
         if payload["user"] is not None and payload["userState"]:
-            await self._write(USERS, payload["user"], "state", payload["userState"], None)
+            await self._write(USERS, payload["user"], "state", payload["userState"], [])
         await self._write(
-            CONVERSATIONS, payload["conversation"], payload["document"], payload["state"], payload["mark"]
+            CONVERSATIONS, payload["conversation"], payload["document"], payload["state"], payload["marks"]
         )
 
     async def _write(
@@ -100,11 +101,11 @@ class LateSaves:
         partition: str,
         document_id: str,
         changes: dict[str, Any],
-        mark: dict[str, Any] | None,
+        marks: list[dict[str, Any]],
     ) -> None:
         for _ in range(MAX_CONFLICTS):
             operations: list[Operation] = []
-            if mark is not None:
+            for mark in marks:
                 marked = await self._store.read(container, partition, mark["id"])
                 if marked is not None and marked.body["token"] == mark["token"]:
                     operations.append(Replace({**marked.body, **mark["changes"]}, marked.etag))

@@ -12,12 +12,13 @@ from typing import Any
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import ConversationReference
 from agent_core.activity.message_factory import MessageFactory
-from agent_core.errors import ContinuationNotFound, ConversationNotFound, DocumentChanged
+from agent_core.errors import ContinuationNotFound, DocumentChanged
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
-from agent_core.proactive.deliveries import Deliveries, Delivery
+from agent_core.proactive.deliveries import Deliveries
+from agent_core.proactive.delivery import Delivery
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.schedules import Schedule, Schedules
@@ -139,8 +140,7 @@ class Notifications:
         schedule = Schedule.from_document(stored)
         try:
             name, handler = self._handler(schedule)
-            conversation = await self._conversations.find(schedule.conversation_id, schedule.channel_id)
-        except (ContinuationNotFound, ConversationNotFound) as error:
+        except ContinuationNotFound as error:
             reason = type(error).__name__
             logger.warning("Delivery: occurrence dead (%s), key %r: %s", reason, item.key, error)
             await self._dead_letters.add(
@@ -153,17 +153,24 @@ class Notifications:
             )
             return
 
+        async def find() -> Conversation:
+            return await self._conversations.find(schedule.conversation_id, schedule.channel_id)
+
         async def run(delivery: Delivery) -> None:
             await self._proactive.continue_conversation(
-                conversation,
+                delivery.conversation,
                 handler,
                 value=schedule.value,
-                prepare=partial(self._deliveries.watch, delivery),
+                prepare=delivery.watch,
                 may_apologise=partial(self._deliveries.gives_up, delivery),
-                mark=partial(self._deliveries.last_step, delivery),
+                marks=partial(self._deliveries.last_marks, delivery),
+                user=delivery.user,
             )
 
-        if await self._deliveries.deliver(item, conversation.id, run, what=f"occurrence {name!r}"):
+        when_unsure = self._continuations.when_unsure(schedule.continuation or "")
+        if await self._deliveries.deliver(
+            item, schedule.conversation_id, find, run, what=f"occurrence {name!r}", when_unsure=when_unsure
+        ):
             # Only so that `cancel` can tell; the ledger already knows.
             with suppress(DocumentChanged):
                 await self._schedules.settle(stored, "delivered")

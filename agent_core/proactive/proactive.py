@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from agent_core.activity.activity import CONTINUE_CONVERSATION, CREATE_CONVERSATION, Activity, continuation_activity
@@ -16,6 +16,7 @@ from agent_core.activity.conversation_reference import (
 from agent_core.proactive.claims import Mark
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
+from agent_core.store.document_store import Document
 from agent_core.turn.channel_adapter import ChannelAdapter, TurnErrorHandler
 from agent_core.turn.turn_context import Callbacks, TurnContext
 from agent_core.turn.turn_state import Handler, TurnState
@@ -86,7 +87,8 @@ class Proactive:
         name: str = CONTINUE_CONVERSATION,
         prepare: Callable[[TurnContext], None] | None = None,
         may_apologise: Callable[[Exception], bool] | None = None,
-        mark: Callable[[], Mark | None] = lambda: None,
+        marks: Callable[[], Awaitable[Sequence[Mark]]] | None = None,
+        user: Document | None = None,
     ) -> None:
         """Run a handler as a turn in a stored conversation, with its state, through the middleware.
 
@@ -96,15 +98,19 @@ class Proactive:
             name: what the handler finds in `context.activity.name`.
             prepare: called with the context before the middleware, to add hooks to it.
             may_apologise: asked whether the `@agent.error` handler may speak about an error; it may if not given.
-            mark: called after the turn; what it returns is written in the batch that keeps the state.
+            marks: called after the turn; what it returns is written in the batch that keeps the state.
+            user: the document of the user's state, if it was read together with the conversation.
 
         Raises:
             ConversationNotFound: no conversation is stored under that id.
             SignInRequired: the handler needs a token of the user. Nobody is asked here; callbacks and schedules wait.
             Exception: what the handler or a middleware raised, after the error handler saw it; its state is not saved.
         """
+        known = None
         if isinstance(conversation, str):
             conversation = await self._conversations.find(conversation)
+        elif marks is not None:
+            known = conversation  # just read, by the delivery
         context = TurnContext(
             self._adapter,
             continuation_activity(conversation.reference, name=name, value=value, value_type=value_type),
@@ -126,7 +132,7 @@ class Proactive:
             if may_apologise is None or may_apologise(error):
                 await self._on_turn_error(context, error)
 
-        async with self._conversations.turn(context, mark):
+        async with self._conversations.turn(context, known=known, user=user, marks=marks):
             await self._adapter.run_turn(context, logic, on_error)
 
     async def create_conversation(

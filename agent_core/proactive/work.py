@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -49,6 +50,12 @@ class WorkItem:
             "wait": self.wait,
             "scope": self.scope,
         }
+
+    @property
+    def content(self) -> str:
+        """A digest of what is to be done, the same for every attempt: it tells other work of the same key apart."""
+        text = json.dumps([self.kind, self.payload], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
     def to_message(self, at: datetime | None = None) -> QueueMessage:
         """The queue message, to be received not before `at`.

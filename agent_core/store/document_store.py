@@ -178,8 +178,11 @@ class DocumentStore(Protocol):
     async def delete(self, container: Container, partition: str, document_id: str, etag: str | None = None) -> None:
         """Delete. With an ETag only that version, else DocumentChanged; without one, a missing document is fine."""
 
-    async def batch(self, container: Container, partition: str, operations: Sequence[Operation]) -> None:
-        """Do all of 1 to 100 operations in one partition, or none; the first that cannot be done decides the error."""
+    async def batch(self, container: Container, partition: str, operations: Sequence[Operation]) -> list[str]:
+        """Do all of 1 to 100 operations in one partition, or none; the first that cannot be done decides the error.
+
+        Returns the ETags of what was written, in the order of the operations; "" for a document that was deleted.
+        """
 
     async def query(
         self,

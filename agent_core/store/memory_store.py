@@ -82,13 +82,15 @@ class MemoryStore:
     async def delete(self, container: Container, partition: str, document_id: str, etag: str | None = None) -> None:
         await self.batch(container, partition, [Delete(document_id, etag)])
 
-    async def batch(self, container: Container, partition: str, operations: Sequence[Operation]) -> None:
+    async def batch(self, container: Container, partition: str, operations: Sequence[Operation]) -> list[str]:
         subjects = checked_operations(container, partition, operations)
         await _let_others_run()
         rows = dict(self._rows(container, partition))
         for operation, subject in zip(operations, subjects, strict=True):
             self._apply(container, rows, operation, subject)
         self._keep(container, partition, rows)
+        ids = [None if isinstance(subject, str) else subject.id for subject in subjects]
+        return [rows[document_id].etag if document_id in rows else "" for document_id in ids]
 
     async def query(
         self,

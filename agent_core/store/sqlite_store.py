@@ -94,20 +94,23 @@ class SqliteStore:
     async def delete(self, container: Container, partition: str, document_id: str, etag: str | None = None) -> None:
         await self.batch(container, partition, [Delete(document_id, etag)])
 
-    async def batch(self, container: Container, partition: str, operations: Sequence[Operation]) -> None:
+    async def batch(self, container: Container, partition: str, operations: Sequence[Operation]) -> list[str]:
         subjects = checked_operations(container, partition, operations)
         now = self._seconds()
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: sqlite3.Connection) -> list[str]:
             _sweep(connection, now)
+            etags = []
             for operation, subject in zip(operations, subjects, strict=True):
                 if isinstance(operation, Delete):
                     _delete(connection, container, partition, operation, now)
+                    etags.append("")
                 elif not isinstance(subject, str):
-                    _store(connection, container, operation, subject, now)
+                    etags.append(_store(connection, container, operation, subject, now))
+            return etags
 
         await self._index(container)
-        await self._file.run(work)
+        return await self._file.run(work)
 
     async def query(
         self,

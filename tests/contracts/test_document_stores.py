@@ -457,6 +457,20 @@ async def test_a_batch_may_delete_only_what_is_missing(store: DocumentStore, par
     await store.batch(THINGS, partition, [Delete("x"), Delete("y")])
 
 
+async def test_a_batch_tells_the_etags_of_what_it_wrote(store: DocumentStore, partition: str, body: Build) -> None:
+    there = await store.create(THINGS, body("there"))
+    gone = await store.create(THINGS, body("gone"))
+    operations: list[Operation] = [
+        Delete("never", None),
+        Create(body("a")),
+        Delete("gone", gone.etag),
+        Replace(body("there"), there.etag),
+    ]
+    etags = await store.batch(THINGS, partition, operations)
+    assert [bool(etag) for etag in etags] == [False, True, False, True]
+    await store.batch(THINGS, partition, [Replace(body("a"), etags[1]), Replace(body("there"), etags[3])])
+
+
 async def test_of_two_batches_with_one_etag_one_succeeds(store: DocumentStore, partition: str, body: Build) -> None:
     first = await store.create(THINGS, body())
     results = await asyncio.gather(
@@ -466,7 +480,7 @@ async def test_of_two_batches_with_one_etag_one_succeeds(store: DocumentStore, p
         ),
         return_exceptions=True,
     )
-    assert sorted(type(result).__name__ for result in results) == ["DocumentChanged"] * 7 + ["NoneType"]
+    assert sorted(type(result).__name__ for result in results) == ["DocumentChanged"] * 7 + ["list"]
     assert len(await ids_of(store, partition)) == 2
 
 

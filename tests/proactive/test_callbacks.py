@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -93,8 +94,6 @@ async def test_a_placeholder_that_the_user_deleted_is_answered_with_a_new_messag
         ({**CALLBACK, "conversationId": "x" * 5000}, "InvalidConversation"),
         (b'{"conversationId": "\\ud800", "continuation": "order_placed"}', "InvalidConversation"),
         ({**CALLBACK, "ticket": 7}, "WrongType"),
-        ({**CALLBACK, "conversationId": "unknown"}, "ConversationNotFound"),
-        ({**CALLBACK, "conversationId": "c1", "channelId": "slack"}, "ConversationNotFound"),
         ({**CALLBACK, "continuation": "unknown"}, "ContinuationNotFound"),
     ],
 )
@@ -174,19 +173,31 @@ async def test_the_error_handler_does_not_speak_about_a_channel_that_fails() -> 
     assert setting.adapter.texts == ["Working on it"]
 
 
-async def test_a_handler_that_fails_after_it_spoke_is_parked_and_not_repeated() -> None:
+async def test_a_handler_that_fails_after_it_spoke_is_tried_again_and_says_nothing_twice() -> None:
+    """Each message is a step of its own: what was sent is not sent again, what was not is."""
     setting = an_ordering_agent("webchat")
+    attempts = 0
 
-    @setting.agent.continuation("half")
-    async def half(context: TurnContext, state: TurnState) -> None:
-        await context.send_activity("half")
-        raise RuntimeError("the other half")
+    @setting.agent.continuation("three")
+    async def three(context: TurnContext, state: TurnState) -> None:
+        nonlocal attempts
+        attempts += 1
+        first = await context.send_activity("one")
+        assert first.id is not None
+        if attempts == 1:
+            raise RuntimeError("not yet")
+        await context.send_activity("two")
+        if attempts == 2:
+            raise RuntimeError("not yet")
+        await context.send_activity("three")
 
     await setting.adapter.say(setting.agent, "order")
-    await setting.callback({"conversationId": "c1", "continuation": "half"})
-    await setting.later(timedelta(hours=1))
-    assert setting.adapter.texts == ["Working on it", "half"]
-    assert [letter.reason for letter in await setting.dead_letters()] == ["FailedAfterSending"]
+    await setting.callback({"conversationId": "c1", "continuation": "three"})
+    for wait in LADDER:
+        await setting.later(wait)
+    assert setting.adapter.texts == ["Working on it", "one", "two", "three"]
+    assert attempts == 3
+    assert await setting.dead_letters() == []
 
 
 async def test_a_throttled_answer_waits_as_long_as_the_channel_asks() -> None:
@@ -282,12 +293,12 @@ async def test_a_store_that_is_away_delays_a_callback_and_loses_nothing() -> Non
     await setting.adapter.say(setting.agent, "order")
     batch, calls = setting.store.batch, 0
 
-    async def away_twice(*arguments: object, **named: object) -> None:
+    async def away_twice(*arguments: Any, **named: Any) -> list[str]:
         nonlocal calls
         calls += 1
         if calls <= 2:
             raise StoreUnavailable("away")
-        await batch(*arguments, **named)  # type: ignore[arg-type]  # passed on as it came
+        return await batch(*arguments, **named)
 
     setting.store.batch = away_twice  # type: ignore[method-assign]  # a fault of the store
     await setting.callback(CALLBACK)
@@ -397,3 +408,27 @@ async def test_a_store_that_hiccups_while_a_delivery_is_parked_does_not_make_it_
     await setting.later(timedelta(hours=1))
     assert setting.adapter.texts == ["Working on it"]
     assert [letter.reason for letter in await setting.dead_letters()] == ["Unsure"]
+
+
+@pytest.mark.parametrize("named", [{"conversationId": "unknown"}, {"channelId": "slack"}])
+async def test_a_callback_for_a_conversation_that_nobody_stores_waits_a_while_and_is_a_dead_letter(
+    named: dict[str, str],
+) -> None:
+    setting = an_ordering_agent()
+    await setting.adapter.say(setting.agent, "order")
+    await setting.callback({**CALLBACK, **named})
+    assert await setting.dead_letters() == []
+    for seconds in (1, 5, 30):
+        await setting.later(timedelta(seconds=seconds))
+    (letter,) = await setting.dead_letters()
+    assert (letter.reason, letter.attempts) == ("ConversationNotFound", 4)
+
+
+async def test_a_callback_that_is_faster_than_its_conversation_is_not_lost() -> None:
+    """6.3: the supplier answers before the turn that asked is stored."""
+    setting = an_ordering_agent()
+    await setting.callback(CALLBACK)
+    await setting.adapter.say(setting.agent, "order")
+    await setting.later(timedelta(seconds=1))
+    assert setting.adapter.texts == ["Order #1292"]
+    assert await setting.dead_letters() == []

@@ -102,8 +102,11 @@ async def test_a_notification_for_a_conversation_that_was_forgotten_is_a_dead_le
     await setting.adapter.say(setting.agent, "remind")
     await setting.agent.proactive.delete_conversation("c1")
     await setting.later(timedelta(minutes=1))
+    await setting.later(timedelta(minutes=1))
+    await setting.later(timedelta(minutes=1))
+    await setting.later(timedelta(minutes=1))
     (letter,) = await setting.dead_letters()
-    assert (letter.reason, letter.what) == ("ConversationNotFound", "occurrence")
+    assert (letter.reason, letter.what) == ("ConversationNotFound", "occurrence 'notification'")
 
 
 async def test_what_cannot_be_scheduled_is_refused_and_nothing_is_stored() -> None:

@@ -617,16 +617,20 @@ async def test_6_13_the_same_callback_again_while_it_waits_has_one_effect() -> N
     assert await setting.dead_letters() == []
 
 
-async def test_6_13_a_continuation_that_spoke_before_it_asked_cannot_wait() -> None:
+async def test_6_13_a_continuation_that_spoke_before_it_asked_does_not_say_it_again() -> None:
     async def hasty(context: TurnContext, state: TurnState) -> None:
         await context.send_activity("One moment")
         await context.user_token("graph")
+        await context.send_activity("Report")
 
     setting = a_continuing_agent(hasty)
     await setting.say("hello")
     await setting.callback(CALLBACK)
-    assert [letter.reason for letter in await setting.dead_letters()] == ["SignInRequired"]
-    assert setting.queue.messages == []
+    setting.service.tokens["graph"] = "a token"
+    await setting.later(timedelta(days=1))
+    assert setting.adapter.texts[-2:] == ["One moment", "Report"]
+    assert setting.adapter.texts.count("One moment") == 1
+    assert await setting.dead_letters() == []
 
 
 async def test_6_13_the_error_handler_hears_nothing_of_it() -> None:

@@ -1,0 +1,86 @@
+"""One turn at a time per conversation, first come first served: who speaks there, and who waits in line.
+
+One document per conversation. Its holder has a token and a lease that it renews; who finds it held joins the line and
+comes again from the queue. A place in line is kept for a while only, so that work which never comes again, or later,
+holds nobody up.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from agent_core.proactive.claims import Mark, held, held_until
+from agent_core.store.document_store import (
+    CONVERSATIONS,
+    Create,
+    Document,
+    JsonObject,
+    Operation,
+    Replace,
+    parse_time,
+    time_text,
+)
+
+DOCUMENT_ID = "turn-order"
+# A holder renews; one that died holds the conversation up no longer than this.
+LEASE = timedelta(seconds=30)
+# Who waits comes again within seconds, and loses its place if it does not.
+PLACE_KEPT = timedelta(seconds=30)
+# Who is to try again later keeps its place for waits up to this; longer ones step out of the line.
+LONGEST_HOLD_UP = timedelta(minutes=2)
+MAX_LINE = 100
+KEPT = timedelta(days=1)
+
+
+def may_begin(order: Document | None, key: str, now: datetime) -> bool:
+    """Whether it is the turn of the work with this key."""
+    if order is None:
+        return True
+    if order.body["status"] == "held" and held_until(order) > now:
+        return False
+    line = _line(order, now)
+    return not line or line[0]["key"] == key
+
+
+def begin(order: Document | None, conversation_id: str, key: str, token: str, now: datetime) -> Create | Replace:
+    """What makes the bearer of the token the one who speaks. Of two callers at once one gets it."""
+    line = [place for place in _line(order, now) if place["key"] != key]
+    body = _body(conversation_id, line, held("held", token, now, LEASE))
+    return Replace(body, order.etag) if order else Create(body)
+
+
+def join(order: Document, conversation_id: str, key: str, now: datetime) -> Operation | None:
+    """What keeps a place in the line, at its end or where it was; None if the line is too long."""
+    line, place = _line(order, now), {"key": key, "until": time_text(now + PLACE_KEPT)}
+    if any(each["key"] == key for each in line):
+        line = [place if each["key"] == key else each for each in line]
+    elif len(line) < MAX_LINE:
+        line.append(place)
+    else:
+        return None
+    kept = {name: order.body[name] for name in ("status", "token", "heldUntil", "updated")}
+    return Replace(_body(conversation_id, line, kept), order.etag)
+
+
+def end(order: Document, now: datetime, *, back_at: datetime | None = None, key: str = "") -> Mark:
+    """The end of a turn; one that is to be tried again at `back_at`, soon, stays first in the line."""
+    changes: JsonObject = {"status": "free", "token": "", "heldUntil": time_text(now), "updated": time_text(now)}
+    if back_at is not None and back_at - now <= LONGEST_HOLD_UP:
+        place = {"key": key, "until": time_text(back_at + PLACE_KEPT)}
+        changes["line"] = [place, *(each for each in _line(order, now) if each["key"] != key)]
+    return Mark(order, changes)
+
+
+def _line(order: Document | None, now: datetime) -> list[JsonObject]:
+    return [place for place in order.body["line"] if parse_time(place["until"]) > now] if order else []
+
+
+def _body(conversation_id: str, line: list[JsonObject], holder: JsonObject) -> JsonObject:
+    return {
+        "id": DOCUMENT_ID,
+        CONVERSATIONS.partition_key: conversation_id,
+        "kind": "turn_order",
+        "line": line,
+        "ttl": int(KEPT.total_seconds()),
+        **holder,
+    }
