@@ -34,6 +34,10 @@ class Faults:
         """How many requests have met one that was made since the last `heal`."""
         return sum(fault["met"] for fault in (await self._control.get("/_fault")).json())
 
+    async def over(self) -> bool:
+        """Whether the server is done with every request that met one: a hanging request may be done late."""
+        return all(fault["met"] == fault["over"] for fault in (await self._control.get("/_fault")).json())
+
     async def stats(self) -> dict[str, int]:
         """How many requests of each kind there were, such as `POST docs`, and `bytesIn` and `bytesOut`."""
         stats: dict[str, int] = (await self._control.get("/_stats")).json()

@@ -14,6 +14,7 @@
  * @property {number} [status] what is answered instead; before the work, that is never done
  * @property {object} [headers] of that answer, such as {"x-ms-retry-after-ms": "5"}
  * @property {number} met how many requests it has met so far, set here
+ * @property {number} over for how many of them the server has done all that it will do, set here
  */
 
 class Faults {
@@ -21,7 +22,7 @@ class Faults {
   list = [];
 
   add(fault) {
-    this.list.push({ skip: 0, count: 1, ...fault, met: 0 });
+    this.list.push({ skip: 0, count: 1, ...fault, met: 0, over: 0 });
   }
 
   clear() {

@@ -66,15 +66,17 @@ function count(request, response, kind) {
   });
 }
 
-/** Let the package answer, with what its answer lacks; `then` comes between the work and the answer. */
-function pass(request, response, then) {
+/** Let the package answer, with what its answer lacks, and with a fault between the work and the answer. */
+function pass(request, response, fault, answer) {
   const setHeader = response.setHeader.bind(response);
   const end = response.end.bind(response);
   response.setHeader = (name, value) => setHeader(name, name === "connection" ? "keep-alive" : value);
   setHeader("x-ms-session-token", "0:-1#1");
   setHeader("x-ms-version", "2018-12-31");
   response.end = async (body) => {
-    if (await then()) return;
+    const isLost = fault && fault.after && (await happen(fault, request, answer));
+    if (fault) fault.over += 1;
+    if (isLost) return;
     // It names itself with https whatever it speaks, and the client goes where it is told.
     if (request.url === "/") body = body.replace(/https:\/\//g, "http://");
     end([204, 304].includes(response.statusCode) ? undefined : body);
@@ -104,8 +106,11 @@ server.on("request", async (request, response) => {
     return answer(413, { code: "RequestEntityTooLarge", message: "The request is too large" });
   }
   const fault = faults.meet(request);
-  if (fault && !fault.after && (await happen(fault, request, answer))) return;
-  pass(request, response, async () => Boolean(fault && fault.after) && happen(fault, request, answer));
+  if (fault && !fault.after && (await happen(fault, request, answer))) {
+    fault.over += 1;
+    return;
+  }
+  pass(request, response, fault, answer);
 });
 
 process.stdin.on("close", () => process.exit(0)).resume();

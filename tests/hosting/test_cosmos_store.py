@@ -152,6 +152,26 @@ async def test_a_service_that_cannot_answer_is_unavailable(store: CosmosStore, p
     assert await store.read(USERS, "u", "there") is not None
 
 
+@pytest.mark.parametrize(
+    ("method", "status", "call"),
+    [
+        ("GET", 412, lambda store: store.read(USERS, "u", "there")),
+        ("GET", 409, lambda store: store.read(USERS, "u", "there")),
+        ("POST", 412, lambda store: store.create(USERS, body())),
+        ("POST", 412, lambda store: store.upsert(USERS, body("there"))),
+        ("POST", 412, lambda store: store.query(USERS, partition="u")),
+    ],
+    ids=["read 412", "read 409", "create 412", "upsert 412", "query 412"],
+)
+async def test_a_refusal_that_fits_no_such_request_is_not_taken_for_a_missing_document(
+    store: CosmosStore, peer: Peer, method: str, status: int, call: Callable[[CosmosStore], Awaitable[object]]
+) -> None:
+    """Taken for one, a turn would begin with an empty state, and overwrite the real one."""
+    await peer.fault(method, status=status)
+    with pytest.raises(StoreUnavailable, match=str(status)):
+        await call(store)
+
+
 async def test_a_create_whose_answer_is_lost_is_not_sent_again(store: CosmosStore, peer: Peer) -> None:
     """Sent again it would meet our own document and say that somebody else's is there."""
     before = await peer.sent("POST docs")
