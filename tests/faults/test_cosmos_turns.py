@@ -12,16 +12,22 @@ from typing import Any
 
 import pytest
 
-from agent_core import TurnContext, TurnState
+from agent_core import AgentApplication, TurnContext, TurnState
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import ChannelAccount, ConversationAccount
 from agent_core.activity.json_text import dump
+from agent_core.channel.cloud_adapter import AgentIdentity, CloudAdapter, HttpRequest
+from agent_core.channel.connector_client import ConnectorClient
+from agent_core.channel.http_client import HttpClient
+from agent_core.channel.url_guard import UrlGuard
 from agent_core.errors import Busy, QueueUnavailable, StoreUnavailable
 from agent_core.hosting.cosmos_store import CosmosStore
 from agent_core.proactive.queue import QueueMessage
 from agent_core.store.document_store import USERS, id_for
+from agent_core.testing import ManualClock, MemoryQueue
 from tests.cosmos_server.database import Faults, own_database
 from tests.proactive.test_inbound import Counting
+from tests.serving import FakeChannel, serve
 
 # A request that takes longer is given up. While one is out, this much real time is this much of the agent's time, so
 # that a request that hangs takes the agent as long as it would with the time-outs of production.
@@ -218,3 +224,51 @@ async def test_a_callback_that_sends_a_message_sends_it_once_or_is_reported_what
         if not found:
             break
     assert number > 6
+
+
+async def test_the_channel_is_told_503_as_long_as_nothing_was_said_if_the_store_hangs_from_any_request_on(
+    server: tuple[CosmosStore, Faults],
+) -> None:
+    """P1.5: the answer comes after two hanging calls in sequence at most, which the default time-outs make 6 s."""
+    store, faults = server
+    channel, http, clock = FakeChannel(), HttpClient(), ManualClock()
+    adapter = CloudAdapter(
+        identity=lambda: AgentIdentity(None, None),
+        connector=lambda: ConnectorClient(http, None, clock.now),
+        guard=lambda: UrlGuard(development=True),
+        now=clock.now,
+        sleep=clock.sleep,
+    )
+    agent = AgentApplication(adapter, store, MemoryQueue(clock))
+
+    @agent.message()
+    async def answer(context: TurnContext, state: TurnState) -> None:
+        state.conversation["heard"] = True
+        await context.send_activity("heard")
+
+    async with serve(channel.app()) as url:
+        for number in itertools.count():
+            before = len(channel.calls)
+            body = {
+                "type": "message",
+                "id": "m1",
+                "channelId": "emulator",
+                "serviceUrl": url,
+                "conversation": {"id": f"c{next(numbers)}"},
+                "from": {"id": "user"},
+                "recipient": {"id": "agent"},
+            }
+            request = HttpRequest("POST", f"{url}/api/messages", {"content-type": "application/json"}, dump(body))
+            await faults.make(match="/docs", skip=number, count=1000, delay=HANGS, drop=True)
+            response = await adapter.process_activity(request, agent)
+            met = await faults.met()
+            await faults.heal()
+            said = len(channel.calls) - before
+            assert (response.status, said) in [(503, 0), (202, 1)], number
+            assert response.status == 202 or response.headers["retry-after"], number
+            # Three at once, and then one more.
+            assert met <= 4, number
+            if not met:
+                break
+    assert number > 5
+    await http.close()

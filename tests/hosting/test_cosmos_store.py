@@ -279,7 +279,7 @@ async def test_a_missing_container_is_named_and_never_created_in_azure(peer: Pee
         lambda: deployed.query(SCHEDULES),
     ]
     for call in calls:
-        with pytest.raises(StoreError, match=r"'schedules'.*deployment") as caught:
+        with pytest.raises(StoreError, match=r"'schedules'.*deployment.*/shard") as caught:
             await call()
         assert type(caught.value) is StoreError
     await deployed.close()
