@@ -331,9 +331,9 @@ class _Session:
 
     def _missing(self, container: Container) -> StoreError:
         return StoreError(
-            f"Cosmos DB has no container {container.name!r} in a database {self._connection.database!r}. The deployment "
-            f"(Bicep, infra/) creates it, with the partition key /{container.partition_key} and time to live on: "
-            "deploy again, or check COSMOS_DATABASE."
+            f"Cosmos DB has no container {container.name!r} in a database {self._connection.database!r}. "
+            f"The deployment (Bicep, infra/) creates it, with the partition key /{container.partition_key} and time to "
+            "live on: deploy again, or check COSMOS_DATABASE."
         )
 
     async def close(self) -> None:
