@@ -93,6 +93,21 @@ class Agent(Counting):
             from_property=ChannelAccount(id=self.name),
         )
 
+    def another_host(self) -> AgentApplication:
+        """The same agent in another process."""
+        host = AgentApplication(self.adapter, self.store, self.queue)
+        host.message()(self.count)
+        return host
+
+    async def until_heard(self, activity: Activity, host: AgentApplication) -> None:
+        """Post to this host until it does not say 503."""
+        while True:
+            try:
+                await self.post(activity, host)
+                return
+            except (StoreUnavailable, Busy):
+                await self.clock.sleep(timedelta(seconds=5))
+
     async def in_time(self, work: Awaitable[Any]) -> None:
         """Do this while the time goes on."""
         task = asyncio.ensure_future(work)
@@ -165,6 +180,29 @@ async def test_a_turn_is_answered_once_and_counted_once_whatever_fault_any_of_it
         if not met:
             break
     assert number > 4
+
+
+@pytest.mark.parametrize("fault", ["reset", "answer lost", "412"])
+async def test_of_two_hosts_that_get_copies_at_once_one_answers_whatever_fault_any_request_meets(
+    server: tuple[CosmosStore, Faults], fault: str
+) -> None:
+    """Each knows its own claim from the other's, also where it learns only by a refusal that its write was done."""
+    store, faults = server
+    for number in itertools.count():
+        agent = Agent(store, faults)
+        await agent.post(agent.activity("before"))
+        await faults.make(match="/docs", skip=number, **FAULTS[fault])
+        activity = agent.activity("hi")
+        copies = [agent.until_heard(activity, host) for host in (agent.agent, agent.another_host())]
+        await agent.in_time(asyncio.gather(*copies))
+        met = await faults.met()
+        await faults.heal()
+        await agent.work_off()
+        assert agent.adapter.texts == ["1", "2"], number
+        assert await agent.state() == (2, 2), number
+        if not met:
+            break
+    assert number > 6
 
 
 async def deliver(agent: Agent, faults: Faults, number: int, fault: str, ticket: dict[str, Any]) -> bool:
