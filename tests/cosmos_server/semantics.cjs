@@ -2,7 +2,8 @@
 // them, a 404 for what is missing, transactions, time to live.
 //
 // It replaces parts of that package's insides, which is why package.json pins it exactly. The package's routes keep the
-// handlers they find, so this module is loaded before the server itself.
+// handlers they find, so this module is loaded before the server itself. Still missing, because nothing here asks for
+// it: hierarchical keys, the change feed, patches in transactions, If-None-Match, OFFSET, GROUP BY, LIKE, DISTINCT.
 "use strict";
 
 const { dirname, join } = require("path");

@@ -1,6 +1,6 @@
 """Turns and callbacks with every fault of Cosmos DB at each of their requests, over real connections.
 
-Issue: Faults it must survive. No lost update, no doubled answer, no foreign claim taken for ours nor ours for foreign.
+What the store must survive: no lost update, no doubled answer, no foreign claim taken for ours nor ours for foreign.
 """
 
 import asyncio
@@ -267,7 +267,7 @@ async def test_a_callback_that_sends_a_message_sends_it_once_or_is_reported_what
 async def test_the_channel_is_told_503_as_long_as_nothing_was_said_if_the_store_hangs_from_any_request_on(
     server: tuple[CosmosStore, Faults],
 ) -> None:
-    """P1.5: the answer comes after two hanging calls in sequence at most, which the default time-outs make 6 s."""
+    """The answer comes after two hanging calls in sequence at most: within 6 s with the default time-outs."""
     store, faults = server
     channel, http, clock = FakeChannel(), HttpClient(), ManualClock()
     adapter = CloudAdapter(
