@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud
 from agent_core.errors import SettingsError
+from agent_core.hosting.caller_settings import CALLERS, TENANTS, parse_callers, parse_tenants
 
 # What names the channel's app, in the Agents SDK's words.
 CLIENT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTID"
@@ -29,7 +30,13 @@ DEFAULTS = {
 }
 
 # Set by the platform wherever the app runs in Azure: with one of them nothing counts as development.
-_AZURE_MARKS = ("WEBSITE_INSTANCE_ID", "WEBSITE_SITE_NAME", "WEBSITE_POD_NAME")
+_AZURE_MARKS = (
+    "CONTAINER_APP_NAME",
+    "IDENTITY_ENDPOINT",
+    "WEBSITE_INSTANCE_ID",
+    "WEBSITE_POD_NAME",
+    "WEBSITE_SITE_NAME",
+)
 
 
 class Settings:
@@ -84,6 +91,22 @@ class Settings:
         return CLOUDS[name]
 
     @property
+    def tenants(self) -> frozenset[str]:
+        """Ids of the tenants whose agents may call, `*` for all; the agent's own unless AGENT_TENANTS says otherwise.
+
+        SettingsError for an entry that is none.
+        """
+        return parse_tenants(self.get(TENANTS), self.get(TENANT_ID))
+
+    @property
+    def callers(self) -> dict[str, tuple[str, ...]]:
+        """The agents that may call, by app id in lower case or `*`, and the hosts where each may be answered.
+
+        SettingsError for an entry of AGENT_CALLERS that is none.
+        """
+        return parse_callers(self.get(CALLERS))
+
+    @property
     def local_data(self) -> Path:
         """The folder for the embedded store and queue."""
         return Path(self.require("AGENT_LOCAL_DATA"))
@@ -114,6 +137,11 @@ class Settings:
             found.append(f"The setting {TENANT_ID} is missing: a client secret belongs to an app of one tenant.")
         try:
             _ = self.cloud
+        except SettingsError as error:
+            found.append(str(error))
+        try:
+            if self.callers and not self.tenants:
+                found.append(f"The setting {CALLERS} names agents and {TENANTS} no tenant: give the ids of theirs.")
         except SettingsError as error:
             found.append(str(error))
         if not self.development and not self.has_cosmos:
