@@ -19,53 +19,59 @@ from tests.channel.token_issuers import (
     TENANT,
     TENANT_KEY,
     WEBCHAT_KEY,
+    Issuers,
     Setting,
     jwk,
-    opened,
     refusal,
+    running_issuers,
 )
 
 EVERY_CLOUD = pytest.mark.parametrize("cloud", CLOUDS.values(), ids=CLOUDS)
 
 
+@pytest.fixture(scope="module")
+async def issuers() -> AsyncIterator[Issuers]:
+    async with running_issuers() as issuers:
+        yield issuers
+
+
 @pytest.fixture
-async def setting() -> AsyncIterator[Setting]:
-    async with opened() as setting:
-        yield setting
+def setting(issuers: Issuers) -> Setting:
+    return issuers.setting()
 
 
 @EVERY_CLOUD
-async def test_p1_6_the_bot_service_is_let_in_and_named(cloud: Cloud) -> None:
+async def test_p1_6_the_bot_service_is_let_in_and_named(issuers: Issuers, cloud: Cloud) -> None:
     """P1.6, P2.2: the specification has no `callerId` for the Bot Service in China."""
     names = {"public": "urn:botframework:azure", "usgov": "urn:botframework:azureusgov", "china": None}
-    async with opened(cloud=cloud, callers={}, tenants=frozenset()) as setting:
-        answer = await setting.post(setting.bot_token(), callerId="urn:botframework:aadappid:evil")
-        assert answer.status == 202
-        assert [each.caller_id for each in setting.handled] == [names[cloud.name]]
-        assert setting.server.calls == ["/bot/openid", "/bot/keys"]
+    setting = issuers.setting(cloud=cloud, callers={}, tenants=frozenset())
+    answer = await setting.post(setting.bot_token(), callerId="urn:botframework:aadappid:evil")
+    assert answer.status == 202
+    assert [each.caller_id for each in setting.handled] == [names[cloud.name]]
+    assert setting.server.calls == ["/bot/openid", "/bot/keys"]
 
 
 @EVERY_CLOUD
 @pytest.mark.parametrize("version", [1, 2])
-async def test_p2_7_an_agent_is_let_in_with_a_token_of_entra(cloud: Cloud, version: int) -> None:
+async def test_p2_7_an_agent_is_let_in_with_a_token_of_entra(issuers: Issuers, cloud: Cloud, version: int) -> None:
     """P2.7, P2.8, P8.1: the caller is `appid` in version 1 and `azp` in version 2."""
-    async with opened(cloud=cloud) as setting:
-        assert (await setting.post_as_agent(setting.entra_token(version=version))).status == 202
-        assert [each.caller_id for each in setting.handled] == [f"urn:botframework:aadappid:{PARENT}"]
-        assert setting.server.calls == ["/entra/openid", "/entra/keys"]
+    setting = issuers.setting(cloud=cloud)
+    assert (await setting.post_as_agent(setting.entra_token(version=version))).status == 202
+    assert [each.caller_id for each in setting.handled] == [f"urn:botframework:aadappid:{PARENT}"]
+    assert setting.server.calls == ["/entra/openid", "/entra/keys"]
 
 
 @EVERY_CLOUD
-async def test_tokens_of_one_cloud_prove_nothing_in_another(cloud: Cloud) -> None:
+async def test_tokens_of_one_cloud_prove_nothing_in_another(issuers: Issuers, cloud: Cloud) -> None:
     for other in CLOUDS.values():
-        async with opened(cloud=cloud) as setting:
-            setting.cloud = other
-            answer = await setting.post(setting.bot_token())
-            if other is cloud:
-                assert answer.status == 202
-            else:
-                assert refusal(answer) == (401, "UnknownIssuer")
-                assert setting.server.calls == []
+        setting = issuers.setting(cloud=cloud)
+        setting.cloud = other
+        answer = await setting.post(setting.bot_token())
+        if other is cloud:
+            assert answer.status == 202
+        else:
+            assert refusal(answer) == (401, "UnknownIssuer")
+            assert setting.server.calls == []
 
 
 @pytest.mark.parametrize("audience", [APP_ID.upper(), f"api://{APP_ID}", f"api://botid-{APP_ID}", [APP_ID]], ids=str)
@@ -99,7 +105,8 @@ async def test_p2_1_the_scheme_may_be_written_in_any_case(setting: Setting, sche
 async def test_p2_4_clocks_may_differ_by_five_minutes_and_no_more(
     setting: Setting, claim: str, seconds: int, expected: object
 ) -> None:
-    token = setting.bot_token(**{claim: setting.seconds + seconds})
+    changes: dict[str, Any] = {claim: setting.seconds + seconds}
+    token = setting.bot_token(**changes)
     answer = await setting.post(token)
     assert expected in (answer.status, refusal(answer)[1] if answer.body else None)
 
@@ -133,43 +140,43 @@ async def test_p2_6_a_key_without_endorsements_may_speak_for_every_channel(setti
     assert (await setting.post(setting.bot_token(), channelId="slack")).status == 202
 
 
-async def test_p2_7_only_agents_of_named_tenants_may_call() -> None:
+async def test_p2_7_only_agents_of_named_tenants_may_call(issuers: Issuers) -> None:
     """P2.7: for one tenant, several, and all of the same cloud."""
-    changes = {"iss": f"https://sts.windows.net/{OTHER_TENANT}/", "tid": OTHER_TENANT}
+    changes: dict[str, Any] = {"iss": f"https://sts.windows.net/{OTHER_TENANT}/", "tid": OTHER_TENANT}
     for tenants, expected in (
         (frozenset({TENANT}), 401),
         (frozenset({TENANT, OTHER_TENANT}), 202),
         (frozenset({"*"}), 202),
     ):
-        async with opened(tenants=tenants) as setting:
-            answer = await setting.post_as_agent(setting.entra_token(**changes))
-            assert (answer.status, expected) in ((202, 202), (401, 401))
-            assert len(setting.server.calls) == (2 if expected == 202 else 0)
+        setting = issuers.setting(tenants=tenants)
+        answer = await setting.post_as_agent(setting.entra_token(**changes))
+        assert (answer.status, expected) in ((202, 202), (401, 401))
+        assert len(setting.server.calls) == (2 if expected == 202 else 0)
 
 
-async def test_p2_7_a_key_for_one_tenant_signs_for_no_other() -> None:
+async def test_p2_7_a_key_for_one_tenant_signs_for_no_other(issuers: Issuers) -> None:
     """Entra's common key set may have keys with an issuer of their own."""
-    async with opened(tenants=frozenset({"*"})) as setting:
-        token = setting.entra_token(TENANT_KEY, "other tenant")
-        assert refusal(await setting.post_as_agent(token)) == (401, "WrongKey")
-        for version, issuer in ((1, "https://sts.windows.net/{}/"), (2, "https://login.microsoftonline.com/{}/v2.0")):
-            theirs = setting.entra_token(
-                TENANT_KEY, "other tenant", version, iss=issuer.format(OTHER_TENANT), tid=OTHER_TENANT
-            )
-            assert (await setting.post_as_agent(theirs)).status == 202
+    setting = issuers.setting(tenants=frozenset({"*"}))
+    token = setting.entra_token(TENANT_KEY, "other tenant")
+    assert refusal(await setting.post_as_agent(token)) == (401, "WrongKey")
+    for version, issuer in ((1, "https://sts.windows.net/{}/"), (2, "https://login.microsoftonline.com/{}/v2.0")):
+        theirs = setting.entra_token(
+            TENANT_KEY, "other tenant", version, iss=issuer.format(OTHER_TENANT), tid=OTHER_TENANT
+        )
+        assert (await setting.post_as_agent(theirs)).status == 202
 
 
-async def test_p2_8_nobodys_agent_is_let_in_by_default() -> None:
-    async with opened(callers={}) as setting:
-        assert refusal(await setting.post_as_agent(setting.entra_token())) == (403, "CallerNotAllowed")
+async def test_p2_8_nobodys_agent_is_let_in_by_default(issuers: Issuers) -> None:
+    setting = issuers.setting(callers={})
+    assert refusal(await setting.post_as_agent(setting.entra_token())) == (403, "CallerNotAllowed")
 
 
-async def test_p2_8_an_asterisk_lets_every_agent_in_of_the_tenants() -> None:
-    async with opened(callers={"*": ("contoso.com",), STRANGER: ()}) as setting:
-        assert (await setting.post_as_agent(setting.entra_token())).status == 202
-        # An entry of its own counts instead.
-        stranger = setting.entra_token(appid=STRANGER)
-        assert refusal(await setting.post_as_agent(stranger)) == (403, "ServiceUrlNotAllowed")
+async def test_p2_8_an_asterisk_lets_every_agent_in_of_the_tenants(issuers: Issuers) -> None:
+    setting = issuers.setting(callers={"*": ("contoso.com",), STRANGER: ()})
+    assert (await setting.post_as_agent(setting.entra_token())).status == 202
+    # An entry of its own counts instead.
+    stranger = setting.entra_token(appid=STRANGER)
+    assert refusal(await setting.post_as_agent(stranger)) == (403, "ServiceUrlNotAllowed")
 
 
 @pytest.mark.parametrize(
@@ -207,15 +214,15 @@ async def test_p8_7_an_agent_is_answered_at_the_hosts_that_are_set_for_it(
 
 
 @pytest.mark.parametrize("service_url", ["http://localhost:52123/", "http://127.0.0.1:9/", PARENT_URL])
-async def test_p2_8_the_agents_own_token_lets_the_emulator_in_in_development_only(service_url: str) -> None:
-    async with opened(development=True) as setting:
-        token = setting.entra_token(appid=APP_ID)
-        identity = await setting.validator.validate(token, setting.activity_of_agent().replace(service_url=service_url))
-        assert identity.service_url_verified == (service_url != PARENT_URL)
-        assert identity.calling_agent is None
-    async with opened() as setting:
-        token = setting.entra_token(appid=APP_ID)
-        assert refusal(await setting.post_as_agent(token, serviceUrl=service_url)) == (403, "OwnToken")
+async def test_p2_8_the_agents_own_token_counts_in_development_only(issuers: Issuers, service_url: str) -> None:
+    setting = issuers.setting(development=True)
+    token = setting.entra_token(appid=APP_ID)
+    identity = await setting.validator.validate(token, setting.activity_of_agent().replace(service_url=service_url))
+    assert identity.service_url_verified == (service_url != PARENT_URL)
+    assert identity.calling_agent is None
+    setting = issuers.setting()
+    token = setting.entra_token(appid=APP_ID)
+    assert refusal(await setting.post_as_agent(token, serviceUrl=service_url)) == (403, "OwnToken")
 
 
 async def test_what_is_kept_of_a_token_proves_nothing(setting: Setting) -> None:

@@ -59,9 +59,8 @@ def jwk(key_id: str, key: rsa.RSAPrivateKey, **more: Any) -> dict[str, Any]:
 
 def segment(value: object) -> str:
     """Base64url of JSON, or of text or bytes as they are."""
-    raw = (
-        value if isinstance(value, bytes) else value.encode() if isinstance(value, str) else json.dumps(value).encode()
-    )
+    text = value if isinstance(value, str | bytes) else json.dumps(value)
+    raw = text.encode() if isinstance(text, str) else text
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
@@ -74,11 +73,15 @@ def signed(header: object, claims: object, key: rsa.RSAPrivateKey = BOT_KEY) -> 
 class KeyServer:
     """Publishes both issuers' documents, and notes every request."""
 
-    def __init__(self, cloud: Cloud) -> None:
+    def __init__(self) -> None:
+        self.url = ""
+        self.reset(PUBLIC)
+
+    def reset(self, cloud: Cloud) -> None:
+        """Publish what that cloud does, and forget what was asked."""
         self.calls: list[str] = []
         self.status = 200
         self.held: asyncio.Event | None = None
-        self.url = ""
         self.bot_keys = [
             jwk("bot", BOT_KEY, endorsements=["msteams", "directline"]),
             jwk("webchat", WEBCHAT_KEY, endorsements=["webchat"]),
@@ -90,9 +93,9 @@ class KeyServer:
             jwk("entra", ENTRA_KEY, issuer=common),
             jwk("other tenant", TENANT_KEY, issuer=cloud.entra_issuers[1].replace("{tenant}", OTHER_TENANT)),
         ]
-        algorithms = ["RS256"]
-        self.bot_document = {"issuer": cloud.bot_service_issuer, "id_token_signing_alg_values_supported": algorithms}
-        self.entra_document = {"issuer": common, "id_token_signing_alg_values_supported": algorithms}
+        algorithms = {"id_token_signing_alg_values_supported": ["RS256"]}
+        self.bot_document: dict[str, Any] = {"issuer": cloud.bot_service_issuer, **algorithms}
+        self.entra_document: dict[str, Any] = {"issuer": common, **algorithms}
 
     def app(self) -> Starlette:
         async def anything(request: Request) -> Response:
@@ -129,6 +132,7 @@ class Setting:
         callers: Mapping[str, tuple[str, ...]] = MappingProxyType({PARENT: ("contoso.com",)}),
         development: bool = False,
     ) -> None:
+        server.reset(cloud)
         self.clock = ManualClock()
         self.server = server
         self.cloud = cloud
@@ -245,13 +249,25 @@ def refusal(answer: HttpResponse) -> tuple[int, str]:
     return answer.status, error["code"]
 
 
+class Issuers:
+    """A running key server, and a client that asks it."""
+
+    def __init__(self, server: KeyServer, http: HttpClient) -> None:
+        self.server = server
+        self.http = http
+
+    def setting(self, **options: Any) -> Setting:
+        """A new agent, that knows no key yet; the server begins anew."""
+        return Setting(self.server, self.http, **options)
+
+
 @asynccontextmanager
-async def opened(**options: Any) -> AsyncIterator[Setting]:
-    """A setting with a running key server."""
-    server = KeyServer(options.get("cloud", PUBLIC))
+async def running_issuers() -> AsyncIterator[Issuers]:
+    """Serve the keys."""
+    server = KeyServer()
     http = HttpClient(connect_timeout=1, read_timeout=1)
     async with serve(server.app()) as server.url:
         try:
-            yield Setting(server, http, **options)
+            yield Issuers(server, http)
         finally:
             await http.close()
