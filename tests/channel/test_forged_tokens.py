@@ -10,7 +10,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent_core import Activity, TurnContext, TurnState
 from agent_core.channel.clouds import CLOUDS
+from agent_core.errors import NotAuthenticated
 from tests.channel.token_issuers import (
     APP_ID,
     ATTACKER_KEY,
@@ -486,3 +488,33 @@ async def test_a_token_that_was_let_in_may_come_again(setting: Setting) -> None:
     for name in ("one", "two"):
         assert (await setting.post(token, id=name)).status == 202
     assert [each.id for each in setting.handled] == ["one", "two"]
+
+
+async def test_no_character_of_a_token_can_be_another(setting: Setting) -> None:
+    """Whatever one character becomes, header, claims and signature included, the token is worth nothing."""
+    await setting.warm_up()
+    activity = Activity.from_dict(setting.activity())
+    token = setting.bot_token()
+    for place in range(len("Bearer "), len(token)):
+        for other in "A9_.= ":
+            if other != token[place]:
+                with pytest.raises(NotAuthenticated):
+                    await setting.validator.validate(token[:place] + other + token[place + 1 :], activity)
+    assert (await setting.post(token)).status == 202
+    assert len(setting.server.calls) == 4
+
+
+async def test_p2_12_what_is_logged_of_an_activity_has_no_control_characters(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    """P2.12: an id with line breaks forges no line of the log."""
+
+    @setting.agent.message("fail")
+    async def fail(context: TurnContext, state: TurnState) -> None:
+        raise RuntimeError
+
+    forged = "1\r\nINFO let in\x1b[2J\x7f\x85\u2028"
+    assert (await setting.post(setting.bot_token(), text="fail", id=forged)).status == 202
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("agent_core")]
+    assert any("INFO let in" in line for line in said)
+    assert all(line.isprintable() for line in said)

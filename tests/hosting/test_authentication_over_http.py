@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import httpx
 import pytest
 
 from agent_core import AgentApplication, TurnContext, TurnState
+from agent_core.channel.clouds import CLOUDS, Cloud
+from agent_core.channel.http_client import HttpClient
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.functions_host import FunctionsHost
 from agent_core.hosting.http_api import http_api
 from agent_core.hosting.settings import CLIENT_ID, Settings
-from tests.channel.token_issuers import APP_ID, segment, signed
+from tests.channel.token_issuers import APP_ID, PARENT, TENANT, running_issuers, segment, signed
 from tests.local.running import Running, running
 
 DEVELOPMENT = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development"}
@@ -34,9 +37,10 @@ TOKEN = signed({"alg": "RS256", "kid": "k"}, {"iss": "https://api.botframework.c
 
 
 @asynccontextmanager
-async def serving(data: Path, settings: dict[str, str]) -> AsyncIterator[Running]:
-    """The app of an agent that answers "hello"."""
+async def serving(data: Path, settings: dict[str, str], http: HttpClient | None = None) -> AsyncIterator[Running]:
+    """The app of an agent that answers "hello"; `http` is for a key server on this machine."""
     services = AzureServices(Settings({"AGENT_LOCAL_DATA": str(data), **settings}))
+    services._http_client = http
     agent = AgentApplication(services.adapter, services.store, services.queue)
     host = FunctionsHost(agent, services)
     app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
@@ -146,3 +150,30 @@ async def test_p2_14_the_routes_without_a_token_tell_health_and_no_more(tmp_path
         assert (live.status_code, live.json()) == (200, {"status": "ok"})
         for path in ("/api/proactive/sendactivity", "/api/v3/conversations/c1/activities", "/api/messages/c1"):
             assert (await opened.http.post(path)).status_code == 404
+
+
+@pytest.mark.parametrize("cloud", CLOUDS.values(), ids=CLOUDS)
+async def test_good_callers_are_let_in_by_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cloud: Cloud
+) -> None:
+    """P2.7, P2.8: the cloud, the tenants, the callers and what is for development only, over real sockets."""
+    async with running_issuers() as issuers:
+        setting = issuers.setting(cloud=cloud)
+        url = issuers.server.url
+        published = replace(cloud, bot_service_metadata=f"{url}/bot/openid", entra_metadata=f"{url}/entra/openid")
+        monkeypatch.setitem(CLOUDS, cloud.name, published)
+        bot = setting.bot_token(serviceurl=ACTIVITY["serviceUrl"])
+        parent, own = setting.entra_token(version=2), setting.entra_token(appid=APP_ID)
+        settings = {**DEVELOPMENT, CLIENT_ID: APP_ID, "AGENT_CLOUD": cloud.name}
+        asked = [("AGENT_TENANTS", TENANT), ("AGENT_CALLERS", PARENT)]
+        for known, expected in (
+            (asked, [200, 200, 200]),
+            (asked[:1], [200, 403, 200]),
+            (asked[1:], [200, 401, 401]),
+        ):
+            async with serving(tmp_path, {**settings, **dict(known)}, issuers.http) as opened:
+                found = [
+                    await posted(opened, [("authorization", token)], id=str(number), channelId="msteams")
+                    for number, token in enumerate((bot, parent, own))
+                ]
+                assert [status for status, _, _ in found] == expected
