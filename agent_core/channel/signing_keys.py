@@ -131,7 +131,7 @@ class SigningKeys:
         return url
 
     async def _fetch(self, url: str) -> dict[str, Any]:
-        answer = await self._http.request("GET", url, read_timeout=self._timeout)
+        answer = await self._http.request("GET", url)
         if answer.status != 200:
             raise ValueError(f"status {answer.status}")
         document = json.loads(answer.body)

@@ -27,6 +27,7 @@ from tests.channel.token_issuers import (
     segment,
 )
 from tests.local.running import until
+from tests.serving import serve
 
 FETCH = ["/bot/openid", "/bot/keys"]
 
@@ -166,8 +167,9 @@ async def test_a_key_server_that_hangs_is_given_up_after_seconds(issuers: Issuer
     keys = SigningKeys(
         issuers.http, clock.now, server.url + "/bot/openid", "https://api.botframework.com", timeout=0.05
     )
-    with pytest.raises(KeysUnavailable):
-        await keys.get("bot")
+    async with asyncio.timeout(5):  # the client alone would wait for 10 seconds
+        with pytest.raises(KeysUnavailable):
+            await keys.get("bot")
     server.held.set()
     server.held = None
     await clock.advance(timedelta(seconds=5))
@@ -227,6 +229,15 @@ async def test_p2_11_an_openid_document_that_is_not_the_issuers_gives_no_keys(
         server.bot_document[name] = value.format(server=server.url) if isinstance(value, str) else value
     assert refusal(await setting.post(setting.bot_token())) == (503, "KeysUnavailable")
     assert server.calls == ["/bot/openid"]
+
+
+async def test_p2_11_keys_on_another_server_are_not_asked_for(setting: Setting, server: KeyServer) -> None:
+    """However good they are, and if only the port is another."""
+    canary = KeyServer()
+    async with serve(canary.app()) as canary.url:
+        server.bot_document["jwks_uri"] = canary.url + "/bot/keys"
+        assert refusal(await setting.post(setting.bot_token())) == (503, "KeysUnavailable")
+    assert canary.calls == []
 
 
 async def test_p2_11_entras_document_is_that_of_all_tenants(setting: Setting, server: KeyServer) -> None:

@@ -32,7 +32,7 @@ from agent_core.testing import ManualClock, MemoryQueue
 from agent_core.turn.claims_identity import ClaimsIdentity
 from tests.serving import serve
 
-APP_ID = "11111111-2222-3333-4444-555555555555"
+APP_ID = "1111abcd-2222-3333-4444-555555555555"
 TENANT = "aaaaaaaa-0000-1111-2222-bbbbbbbbbbbb"
 OTHER_TENANT = "cccccccc-0000-1111-2222-dddddddddddd"
 PARENT = "99999999-8888-7777-6666-555555555555"
@@ -265,7 +265,7 @@ class Issuers:
 async def running_issuers() -> AsyncIterator[Issuers]:
     """Serve the keys."""
     server = KeyServer()
-    http = HttpClient(connect_timeout=1, read_timeout=1)
+    http = HttpClient()
     async with serve(server.app()) as server.url:
         try:
             yield Issuers(server, http)
