@@ -12,7 +12,7 @@ from agent_core import AgentApplication, AzureServices, FunctionsHost, Settings,
 logger = logging.getLogger(__name__)
 
 services = AzureServices(Settings.from_environment())  # connects on first use
-agent = AgentApplication(services.adapter, services.store, services.queue)
+agent = AgentApplication(services.adapter, services.store, services.queue, tickets=services.tickets)
 host = FunctionsHost(agent, services)
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)  # the adapter checks the channel's token
 app.register_functions(http_api(host))

@@ -6,6 +6,7 @@ from agent_core.activity.activity_types import (
     ActivityImportance,
     ActivityTypes,
     AttachmentLayoutTypes,
+    CallbackTypes,
     DeliveryModes,
     EndOfConversationCodes,
     InputHints,
@@ -70,9 +71,10 @@ from agent_core.activity.entities import (
     StreamInfo,
 )
 from agent_core.activity.message_factory import MessageFactory
-from agent_core.activity.received_attachments import ReceivedAttachment
+from agent_core.activity.received_attachments import AttachmentStream, DownloadedAttachment, ReceivedAttachment
 from agent_core.activity.teams_channel_data import FeedbackLoop, TeamsChannelData
 from agent_core.agent_application import AgentApplication
+from agent_core.errors import SignInFailed, SignInRequired
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.functions_host import FunctionsHost
 from agent_core.hosting.http_api import http_api
@@ -84,6 +86,7 @@ from agent_core.turn.middleware import Middleware
 from agent_core.turn.streaming_response import StreamingResponse
 from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import TurnState
+from agent_core.turn.user_tokens import OAuthConnection, SignInResource, TokenResponse
 
 __all__ = [
     "AIEntity",
@@ -95,7 +98,9 @@ __all__ = [
     "AgentApplication",
     "Attachment",
     "AttachmentLayoutTypes",
+    "AttachmentStream",
     "AzureServices",
+    "CallbackTypes",
     "CardAction",
     "CardFactory",
     "CardImage",
@@ -117,6 +122,7 @@ __all__ = [
     "ConversationParameters",
     "ConversationReference",
     "DeliveryModes",
+    "DownloadedAttachment",
     "EndOfConversationCodes",
     "Entity",
     "ExpectedReplies",
@@ -135,6 +141,7 @@ __all__ = [
     "MessageReaction",
     "Middleware",
     "OAuthCard",
+    "OAuthConnection",
     "ProductInfo",
     "ReceivedAttachment",
     "ResourceResponse",
@@ -146,6 +153,9 @@ __all__ = [
     "SensitivityPattern",
     "SensitivityUsageInfo",
     "Settings",
+    "SignInFailed",
+    "SignInRequired",
+    "SignInResource",
     "SigninCard",
     "StreamInfo",
     "StreamingResponse",
@@ -157,6 +167,7 @@ __all__ = [
     "ThumbnailCard",
     "TokenExchangeResource",
     "TokenPostResource",
+    "TokenResponse",
     "TurnContext",
     "TurnState",
     "VoiceMessage",

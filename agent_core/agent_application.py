@@ -6,22 +6,37 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.activity_values import InvokeResponse
-from agent_core.errors import BadActivity, InvalidCallback, QueueUnavailable, RouteError, StoreError
+from agent_core.activity.json_text import dump
+from agent_core.errors import (
+    BadActivity,
+    InvalidCallback,
+    QueueUnavailable,
+    RouteError,
+    SignInRequired,
+    StoreError,
+)
+from agent_core.proactive.awaiting_sign_in import AwaitingSignIn
 from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.deliveries import Deliveries, Delivery
+from agent_core.proactive.inbound import InboundTurns
+from agent_core.proactive.late_saves import LateSaves
 from agent_core.proactive.ledger import Ledger
 from agent_core.proactive.notifications import Notifications
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue, QueueMessage
 from agent_core.proactive.schedules import Schedules
-from agent_core.proactive.work import WorkItem
+from agent_core.proactive.sign_in import SIGN_IN_INVOKES, FailureHandler, SignIn, SuccessHandler, brings_token
+from agent_core.proactive.sign_in_records import SignInRecords
+from agent_core.proactive.tickets import Tickets
+from agent_core.proactive.work import WorkItem, turn_payload
 from agent_core.routes import (
     Route,
     Routes,
@@ -34,10 +49,11 @@ from agent_core.routes import (
     suggestion,
 )
 from agent_core.store.document_store import DocumentStore
-from agent_core.turn.channel_adapter import ChannelAdapter
+from agent_core.turn.channel_adapter import Answer, ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.turn_context import Callbacks, TurnContext
 from agent_core.turn.turn_state import Handler
+from agent_core.turn.user_tokens import UserTokens
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +76,7 @@ class AgentApplication:
         proactive: speak in stored conversations now, and create new ones.
         notifications: speak at a time.
         dead_letters: what could not be delivered, with the reasons.
+        tickets: what admits callbacks, None if each one is admitted.
     """
 
     def __init__(
@@ -68,30 +85,49 @@ class AgentApplication:
         store: DocumentStore,
         queue: Queue,
         *,
+        tickets: Tickets | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
-        """`queue` is the agent's own work queue; its trigger calls `do_work`."""
+        """`queue` is the agent's own work queue; its trigger calls `do_work`.
+
+        Args:
+            tickets: who may continue what, `services.tickets`; without it whoever may publish may continue everything.
+        """
+        self.tickets = tickets
+        tickets = tickets or Tickets()
         self._adapter = adapter
         self._queue = queue
         self._new_id = new_id
         self._routes = Routes()
         self._error_handler: ErrorHandler | None = None
         self._continuations = Continuations()
-        self._conversations = Conversations(store)
         self.dead_letters = DeadLetters(store, adapter.now)
+        self._late_saves = LateSaves(store, queue, self.dead_letters, now=adapter.now, new_id=adapter.new_id)
+        self._conversations = Conversations(store, self._late_saves, now=adapter.now)
+        self._inbound = InboundTurns(
+            store, self._conversations, now=adapter.now, sleep=adapter.sleep, new_id=adapter.new_id
+        )
         ledger = Ledger(store, now=adapter.now, new_id=new_id)
-        self._deliveries = Deliveries(ledger, queue, self.dead_letters, now=adapter.now)
-        self._expected = ExpectedCallbacks(store, self._continuations, now=adapter.now, new_id=new_id)
+        self._awaiting = AwaitingSignIn(adapter, store, queue, self.dead_letters, new_id=new_id)
+        self._sign_in = SignIn(adapter, SignInRecords(store, adapter.now), self._awaiting, new_id=new_id)
+        self._deliveries = Deliveries(ledger, queue, self.dead_letters, self._awaiting, now=adapter.now)
+        self._expected = ExpectedCallbacks(store, self._continuations, tickets, now=adapter.now, new_id=new_id)
         self.proactive = Proactive(
-            adapter, self._conversations, callbacks=self._expected, on_turn_error=self.on_turn_error
+            adapter,
+            self._conversations,
+            callbacks=self._expected,
+            user_tokens=self._sign_in,
+            on_turn_error=self.on_turn_error,
         )
         self._callbacks = CallbackReceiver(
             self.proactive,
             self._conversations,
             self._continuations,
             self._expected,
+            tickets,
             self._deliveries,
             self.dead_letters,
+            now=adapter.now,
         )
         self.notifications = Notifications(
             Schedules(store),
@@ -142,7 +178,15 @@ class AgentApplication:
         """Handle invokes of a name; what the handler returns (JSON or None) is the answer, with status 200.
 
         Return an `InvokeResponse` for another status.
+
+        Raises:
+            RouteError: the name is one of `signin/…`, which the library answers itself.
         """
+        if name in SIGN_IN_INVOKES:
+            raise RouteError(
+                f"{name!r} is answered by the library: await context.user_token(…) signs users in, and "
+                "@agent.sign_in_success and @agent.sign_in_failure hear of it"
+            )
         return self._route(named("invoke", name), False)
 
     def command(self, name: str | re.Pattern[str]) -> Callable[[H], H]:
@@ -197,6 +241,23 @@ class AgentApplication:
         self._error_handler = handler
         return handler
 
+    def sign_in_success(self, handler: SuccessHandler) -> SuccessHandler:
+        """Handle that a user has signed in: `async def handler(context, name)`; what waited goes on either way."""
+        if self._sign_in.on_success is not None:
+            raise RouteError("There is an @agent.sign_in_success handler already; one answers for the whole agent")
+        self._sign_in.on_success = handler
+        return handler
+
+    def sign_in_failure(self, handler: FailureHandler) -> FailureHandler:
+        """Handle that a user could not sign in: `async def handler(context, error)`, a `SignInFailed`.
+
+        Without one, the user is told what to do about a wrong code, and of all else nothing.
+        """
+        if self._sign_in.on_failure is not None:
+            raise RouteError("There is an @agent.sign_in_failure handler already; one answers for the whole agent")
+        self._sign_in.on_failure = handler
+        return handler
+
     def _route(self, selector: Selector, long_running: bool) -> Callable[[H], H]:
         def register(handler: H) -> H:
             self._routes.add(Route(selector, handler, long_running))
@@ -211,23 +272,41 @@ class AgentApplication:
         """Where turns say that a callback is to come."""
         return self._expected
 
+    @property
+    def user_tokens(self) -> UserTokens:
+        """Where turns get the tokens of their users."""
+        return self._sign_in
+
+    async def answer_once(self, context: TurnContext, turn: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Run the turn of an incoming activity, unless a copy of it was run before; keep the conversation and state."""
+        return await self._inbound.answer_once(context, turn)
+
     async def on_turn(self, context: TurnContext) -> None:
-        """Run the first handler that matches, with its state; the conversation is kept either way."""
-        async with self._conversations.turn(context) as state:
-            found = self._routes.find(context.activity)
-            if found is None:
-                advice = suggestion(context.activity)
-                logger.info(
-                    "No handler for this %r activity; this would have caught it: %s", context.activity.type, advice
-                )
-                return
-            route, match = found
-            context.chosen(getattr(route.handler, "__name__", "a handler"), match)
-            answer = await route.handler(context, state)
-            if context.activity.type == "invoke":
-                context.invoke_response = (
-                    answer if isinstance(answer, InvokeResponse) else InvokeResponse(status=200, body=answer)
-                )
+        """Run the first handler that matches, with `context.state`.
+
+        A handler that needs a token and has none is no failure: the user is asked, and it runs again after that.
+        """
+        try:
+            await self._handle(context)
+        except SignInRequired as needed:
+            context.state.forget_changes()
+            await self._sign_in.ask(context, needed)
+
+    async def _handle(self, context: TurnContext) -> None:
+        if await self._sign_in.handle(context):
+            return
+        found = self._routes.find(context.activity)
+        if found is None:
+            advice = suggestion(context.activity)
+            logger.info("No handler for this %r activity; this would have caught it: %s", context.activity.type, advice)
+            return
+        route, match = found
+        context.chosen(getattr(route.handler, "__name__", "a handler"), match)
+        answer = await route.handler(context, context.state)
+        if context.activity.type == "invoke":
+            response = answer if isinstance(answer, InvokeResponse) else InvokeResponse(status=200, body=answer)
+            dump(response.body)  # raises here, in the turn, for what no response can carry
+            context.invoke_response = response
 
     async def on_turn_error(self, context: TurnContext, error: Exception) -> None:
         """Let the `@agent.error` handler speak; the caller logs the error itself."""
@@ -235,8 +314,9 @@ class AgentApplication:
         if unheard:
             # Nothing was said, so the channel or the queue can try again; an apology would make that a second answer.
             return
-        if self._error_handler is None or isinstance(error, BadActivity):
-            # A value that a handler refuses is the other side's mistake, which the answer names.
+        if self._error_handler is None or isinstance(error, (BadActivity, SignInRequired)):
+            # A value that a handler refuses is the other side's mistake, which the answer names; and that somebody has
+            # not signed in yet is no mistake.
             return
         try:
             await self._error_handler(context, error)
@@ -245,6 +325,8 @@ class AgentApplication:
 
     async def defer(self, activity: Activity, identity: ClaimsIdentity) -> bool:
         """Put a long-running turn on the work queue; False if this turn is none, and is to run now."""
+        if brings_token(activity):
+            return False
         found = self._routes.find(activity.without_mention_of_recipient())
         if found is None or not found[0].long_running:
             return False
@@ -255,13 +337,9 @@ class AgentApplication:
             activity.conversation_id,
             activity.id or self._new_id(),
         )
-        payload = {
-            "activity": activity.to_dict(),
-            "claims": identity.persisted(),
-            "serviceUrlVerified": identity.service_url_verified,
-        }
         try:
-            await self._queue.send(WorkItem("turn", "turn:" + ":".join(parts), payload).to_message())
+            item = WorkItem("turn", "turn:" + ":".join(parts), turn_payload(activity, identity))
+            await self._queue.send(item.to_message())
         except ValueError:
             # An activity that does not fit into a queue message can still be handled here and now.
             logger.warning("Activity %r is too large for the work queue; its turn runs at once", activity.id)
@@ -299,6 +377,10 @@ class AgentApplication:
             await self._callbacks.work_on(item)
         elif item.kind == "occurrence":
             await self.notifications.work_on(item)
+        elif item.kind == "save":
+            await self._late_saves.work_on(item)
+        elif item.kind == "sign_in":
+            await self._awaiting.work_on(item, self._work_on)
         else:
             await self._run_deferred_turn(item)
 
@@ -316,10 +398,12 @@ class AgentApplication:
                 activity,
                 now=self._adapter.now(),
                 callbacks=self._expected,
+                user_tokens=self._sign_in,
                 identity=identity,
                 runtime=self._adapter,
             )
             self._deliveries.watch(delivery, context)
-            await self._adapter.run_turn(context, self.on_turn, on_error)
+            async with self._conversations.turn(context, partial(self._deliveries.last_step, delivery)):
+                await self._adapter.run_turn(context, self.on_turn, on_error)
 
         await self._deliveries.deliver(item, activity.conversation_id, run, what="long-running turn")

@@ -7,11 +7,14 @@ AgentError
 ├── KeysUnavailable          a token cannot be checked right now: 503, so that the channel does not drop the activity
 ├── SettingsError            a setting is missing or wrong: name it, stop
 │   └── InvalidSchedule      a timer's expression is none, or never fires (`local.ncrontab`)
+├── Busy                     another copy of the activity is being handled: try again
 ├── TurnEnded                a context was used after its turn
 ├── StreamEnded              a streaming response was used outside of its block
 ├── StreamCancelled          the user stopped a streaming response; its block ends with it, and it goes no further
 ├── NotSupported             this channel cannot do that; asked of `context.channel` beforehand it says so
 │   └── MessageTooLarge      with the size and the limit; nothing was sent
+├── AttachmentNotAvailable   what a user sent along cannot be downloaded: see `code`
+│   └── AttachmentTooLarge   there is more of it than was asked for
 ├── RouteError               two handlers claim one name, or a handler has the wrong shape
 ├── ConversationNotFound     nothing is stored under that id (or several are: `ConversationAmbiguous`)
 │   └── ConversationAmbiguous
@@ -19,6 +22,9 @@ AgentError
 ├── InvalidCallback          a queue message that no retry can make right: it becomes a dead letter
 ├── NotSent                  an HTTP request surely never left
 ├── NoAnswer                 an HTTP request left, or may have, and no usable answer came
+├── SignInRequired           a user's token is needed and there is none: let it out of the handler
+├── SignInFailed             a user did not come to sign in: told to `@agent.sign_in_failure`
+├── ConsentRequired          the user must first allow that his token is exchanged
 ├── ChannelError             the channel answered with an error, or did not answer: see `decision`
 ├── StoreError
 │   ├── DocumentExists       a create met a document of that id
@@ -78,6 +84,10 @@ class SettingsError(AgentError):
     """One or more settings are missing or wrong; the message names each and says how to mend it."""
 
 
+class Busy(AgentError):
+    """A copy of this activity is being handled, here or on another host, and takes its time: try again later."""
+
+
 class TurnEnded(AgentError):
     """A turn's context was used after the turn: use `agent.proactive` to speak later."""
 
@@ -107,6 +117,32 @@ class MessageTooLarge(NotSupported):
         self.size = size
         self.limit = limit
         self.unit = unit
+
+
+class AttachmentNotAvailable(AgentError):
+    """The content of an attachment was not fetched, or not to its end; the message says what to do about it.
+
+    Attributes:
+        code: a stable word for programs. `NoAddress`: there is nothing to fetch. `HostNotAllowed`: it is kept where
+            nothing may be fetched from. `Expired`: it is no longer there, or no longer for us (401, 403, 404, 410).
+            `Redirected`: its address leads on to another. `Unreachable`: it may be there later. `ContentMismatch`: it
+            is not what it was said to be. `Compressed`, `BadData`: it cannot be read. `TooMany`: there are too many
+            in this message. `TooLarge`.
+        status: the HTTP status, None where there was none.
+    """
+
+    def __init__(self, message: str, *, code: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+class AttachmentTooLarge(AttachmentNotAvailable):
+    """There is more of it than the `limit`, in bytes."""
+
+    def __init__(self, message: str, *, limit: int) -> None:
+        super().__init__(message, code="TooLarge")
+        self.limit = limit
 
 
 class RouteError(AgentError):
@@ -160,13 +196,52 @@ class NoAnswer(AgentError):
     """The request left, or may have, and no usable answer came: it may have been done. Only a GET is safe to repeat."""
 
 
+class SignInRequired(AgentError):
+    """The handler needs the user's token, and he has not signed in. Let it out, and the library does what is right.
+
+    In a conversation of one user the sign-in card is sent, and the handler runs again once he has signed in. A
+    continuation or a scheduled notification waits for that without asking. In a group nobody is asked: catch it there,
+    and tell the user to write to the agent alone.
+
+    Attributes:
+        name: what the handler asked for, such as `graph`.
+        connection_name: the OAuth connection of the Azure Bot.
+        user_id, channel_id: whose token.
+    """
+
+    def __init__(self, message: str, *, name: str, connection_name: str, user_id: str, channel_id: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.connection_name = connection_name
+        self.user_id = user_id
+        self.channel_id = channel_id
+
+
+class SignInFailed(AgentError):
+    """A sign-in that was asked for did not come about.
+
+    Attributes:
+        name: what the handler had asked for; empty where the channel does not say which sign-in it was.
+        code: a stable word: `WrongCode`, `Cancelled`, `ExchangeFailed`, or what the channel says.
+    """
+
+    def __init__(self, message: str, *, name: str, code: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.code = code
+
+
+class ConsentRequired(AgentError):
+    """The token service exchanges no token until the user has allowed it."""
+
+
 class ChannelError(AgentError):
     """A call to the channel did not succeed.
 
     Attributes:
         decision: what the failure calls for. `unsent`: the request never left, repeat it freely. `throttled`: the
-            channel refused for now (429), repeat after `retry_after`. `ambiguous`: it may have been done (5xx after
-            it left, a time-out): a blind repeat can double a message. `gone`: the conversation or activity is no
+            channel refused for now (429, 412), repeat after `retry_after`. `ambiguous`: it may have been done (5xx
+            after it left, a time-out): a blind repeat can double a message. `gone`: the conversation or activity is no
             more. `blocked`: the user or an admin stopped the agent. `misconfigured`: the agent's own registration
             or token. `rejected`: this request is wrong and stays wrong.
         status: the HTTP status, None where no answer came.

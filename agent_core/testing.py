@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.attachments import Attachment
+from agent_core.activity.cards import TokenExchangeResource
 from agent_core.activity.conversation_reference import (
     ChannelAccount,
     ConversationAccount,
     ConversationParameters,
+    ConversationReference,
     ConversationResourceResponse,
     ResourceResponse,
 )
-from agent_core.errors import ChannelError
+from agent_core.activity.received_attachments import FetchedContent, address_of
+from agent_core.errors import AttachmentNotAvailable, ChannelError, ConsentRequired
 from agent_core.proactive.queue import QueueMessage
 from agent_core.turn.channel_adapter import Agent, ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.stream_protocol import is_stream
 from agent_core.turn.turn_context import TurnContext
+from agent_core.turn.user_tokens import OAuthConnection, SignInResource, TokenResponse
 
 T = TypeVar("T")
 # Of the event loop, until what can go on has gone on.
@@ -109,6 +115,72 @@ class MemoryQueue:
         return due
 
 
+class TestTokenService:
+    """A user token service in memory: one user, who is signed in to what `tokens` names.
+
+        adapter.user_tokens.tokens["graph"] = "a token"          # signed in already
+        adapter.user_tokens.codes["123456"] = ("graph", "a token")   # signs in with that code
+
+    Attributes:
+        tokens: the user's tokens, by the name that handlers use.
+        codes: what each code of the sign-in page is good for; it works once.
+        exchanges: what each token of the user's client can be exchanged for.
+        consent_required: whether the user must first allow exchanges.
+        calls: the names of the methods that were called, in order.
+    """
+
+    __test__ = False  # its name is no test's
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, str] = {}
+        self.codes: dict[str, tuple[str, str]] = {}
+        self.exchanges: dict[str, str] = {}
+        self.consent_required = False
+        self.calls: list[str] = []
+
+    def connection(self, name: str) -> OAuthConnection:
+        return OAuthConnection(name, name)
+
+    async def get_token(
+        self, user_id: str, connection_name: str, channel_id: str, *, code: str | None = None
+    ) -> TokenResponse | None:
+        self.calls.append("get_token")
+        if code is not None:
+            named, token = self.codes.get(code, ("", ""))
+            if named != connection_name:
+                return None
+            del self.codes[code]
+            self.tokens[connection_name] = token
+        return self._token(connection_name)
+
+    async def get_token_or_sign_in_resource(
+        self, user_id: str, connection_name: str, reference: ConversationReference
+    ) -> TokenResponse | SignInResource:
+        self.calls.append("get_token_or_sign_in_resource")
+        resource = TokenExchangeResource(id=f"exchange-{connection_name}", uri="api://agent")
+        return self._token(connection_name) or SignInResource(
+            sign_in_link="https://token.botframework.com/sign-in", token_exchange_resource=resource
+        )
+
+    async def exchange_token(
+        self, user_id: str, connection_name: str, channel_id: str, *, token: str
+    ) -> TokenResponse | None:
+        self.calls.append("exchange_token")
+        if self.consent_required:
+            raise ConsentRequired("The user must first consent")
+        if token in self.exchanges:
+            self.tokens[connection_name] = self.exchanges[token]
+        return self._token(connection_name)
+
+    async def sign_out(self, user_id: str, connection_name: str, channel_id: str) -> None:
+        self.calls.append("sign_out")
+        self.tokens.pop(connection_name, None)
+
+    def _token(self, connection_name: str) -> TokenResponse | None:
+        token = self.tokens.get(connection_name)
+        return None if token is None else TokenResponse(connection_name, token)
+
+
 class TestAdapter(ChannelAdapter):
     """A channel in memory: turns run through the real pipeline, and what they send is kept as a user would see it.
 
@@ -119,7 +191,9 @@ class TestAdapter(ChannelAdapter):
     Attributes:
         messages: the messages the user sees, by id, in order, edits and deletions applied; of a stream its end.
         sent: every activity in the order it was sent.
-        failures: errors to raise for the next sends, edits or deletions, first one first; None lets one through.
+        files: what attachments hold, by their address: a Teams file's `downloadUrl`, else the `contentUrl`.
+        members: who is in the conversation besides the agent.
+        failures: errors to raise for the next calls of the channel, first one first; None lets one through.
     """
 
     __test__ = False  # its name is no test's
@@ -128,10 +202,18 @@ class TestAdapter(ChannelAdapter):
         super().__init__(clock.now, clock.sleep)
         self.messages: dict[str, Activity] = {}
         self.sent: list[Activity] = []
+        self.files: dict[str, bytes] = {}
+        self.members: list[ChannelAccount] = [ChannelAccount(id="user", name="User")]
         self.failures: list[ChannelError | None] = []
+        self._user_tokens = TestTokenService()
         self._channel_id = channel_id
         self._conversation_id = conversation_id
         self._count = 0
+
+    @property
+    def user_tokens(self) -> TestTokenService:
+        """What keeps the user's tokens: put one in, and the user is signed in."""
+        return self._user_tokens
 
     @property
     def texts(self) -> list[str | None]:
@@ -161,14 +243,11 @@ class TestAdapter(ChannelAdapter):
         return [activity.text for activity in self.sent[before:]]
 
     async def process(self, agent: Agent, activity: Activity, identity: ClaimsIdentity | None = None) -> TurnContext:
-        """Run one turn; what it raises comes out. Returns its context, which is over."""
-        identity = identity or ClaimsIdentity(service_url_verified=True)
-        context = TurnContext(
-            self, activity, now=self.now(), callbacks=agent.callbacks, identity=identity, runtime=self
-        )
-        if not await agent.defer(activity, identity):
-            await self.run_turn(context, agent.on_turn, agent.on_turn_error)
-        return context
+        """Run one turn; what it raises comes out. Returns its context, which is over.
+
+        An activity with an id that was processed before runs no turn, as it would not if a channel posted it again.
+        """
+        return await self.receive(activity, identity or ClaimsIdentity(service_url_verified=True), agent)
 
     def own_identity(self) -> ClaimsIdentity:
         return ClaimsIdentity({"aud": "agent"}, service_url_verified=True)
@@ -203,6 +282,39 @@ class TestAdapter(ChannelAdapter):
         self._fail_if_told()
         self._count += 1
         return ConversationResourceResponse(id=f"created{self._count}")
+
+    @asynccontextmanager
+    async def fetch_attachment(
+        self,
+        activity: Activity,
+        identity: ClaimsIdentity,
+        attachment: Attachment,
+        *,
+        slack_token: str | None,
+        max_redirects: int,
+    ) -> AsyncGenerator[FetchedContent, None]:
+        content = self.files.get(address_of(attachment) or "")
+        if content is None:
+            raise AttachmentNotAvailable("Put it into adapter.files", code="Expired", status=404)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield content
+
+        yield FetchedContent(None, chunks())
+
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        self._fail_if_told()
+        for member in self.members:
+            if user_id in (member.id, member.aad_object_id):
+                return member
+        raise ChannelError("No such member", decision="gone", status=404)
+
+    async def get_paged_members(
+        self, context: TurnContext, page_size: int | None = None
+    ) -> AsyncIterator[ChannelAccount]:
+        self._fail_if_told()
+        for member in self.members:
+            yield member
 
     def _fail_if_told(self) -> None:
         failure = self.failures.pop(0) if self.failures else None

@@ -174,7 +174,7 @@ async def _http_client(context: ssl.SSLContext) -> tuple[Post, Callable[[], Awai
     """What the library uses."""
     from agent_core.channel.http_client import HttpClient
 
-    client = HttpClient(ssl_context=context)
+    client = HttpClient(ssl_context=context, allow_address=lambda host, address: True)
 
     async def post(url: str, body: bytes) -> int:
         return (await client.request("POST", url, headers=_HEADERS, content=body)).status

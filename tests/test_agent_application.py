@@ -268,9 +268,6 @@ TEAMS_INVOKES = [
     "handoff/action",
     "message/submitAction",
     "message/fetchTask",
-    "signin/verifyState",
-    "signin/tokenExchange",
-    "signin/failure",
     "suggestedActions/submit",
     "cardExtension/token",
 ]
@@ -286,6 +283,12 @@ async def test_p1_33_every_invoke_of_teams_can_be_answered(name: str) -> None:
 
     context = await setting.adapter.process(setting.agent, setting.adapter.activity("invoke", name=name))
     assert context.invoke_response == InvokeResponse(status=200, body={"answered": name})
+
+
+@pytest.mark.parametrize("name", ["signin/verifyState", "signin/tokenExchange", "signin/failure"])
+def test_p1_33_the_invokes_of_signing_in_are_the_librarys(name: str) -> None:
+    with pytest.raises(RouteError, match="user_token"):
+        Setting().agent.invoke(name)
 
 
 async def test_p1_12_an_installation_in_a_team_speaks_of_the_channel_that_was_chosen() -> None:

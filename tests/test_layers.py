@@ -25,9 +25,9 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # What may be imported where, besides the standard library and this package.
 ALLOWED = {
     "httpx": {"channel/http_client.py"},
-    "httpcore": {"channel/http_client.py"},
-    "msal": {"channel/token_provider.py", "hosting/managed_identity.py"},
-    "requests": {"channel/token_provider.py", "hosting/managed_identity.py"},
+    "httpcore": {"channel/checked_network.py", "channel/http_client.py"},
+    "msal": {"channel/msal_client.py", "hosting/managed_identity.py"},
+    "requests": {"hosting/managed_identity.py"},
     "cryptography": {"channel/signed_token.py", "channel/signing_keys.py"},
     "azure": {"hosting/*", "local/*"},
     "starlette": {"local/*"},

@@ -268,7 +268,9 @@ class ExpectedReplies(WireObject):
     body: Any = None
 
 
-def continuation_activity(reference: ConversationReference, *, name: str, value: Any = None) -> Activity:
+def continuation_activity(
+    reference: ConversationReference, *, name: str, value: Any = None, value_type: str | None = None
+) -> Activity:
     """The event that stands for "the agent itself goes on here": handed to handlers, never sent.
 
     It has no id, so that what the handler sends is a new message and not the reply to an activity that the channel
@@ -278,6 +280,7 @@ def continuation_activity(reference: ConversationReference, *, name: str, value:
         type="event",
         name=name,
         value=value,
+        value_type=value_type,
         channel_id=reference.channel,
         service_url=reference.service_url,
         conversation=reference.conversation,

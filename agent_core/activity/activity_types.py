@@ -28,6 +28,18 @@ class ActivityTypes(StrEnum):
     command_result = "commandResult"
 
 
+class CallbackTypes(StrEnum):
+    """What an external system says with a callback; in a continuation it is `context.activity.value_type`.
+
+    `failed` means that the work came to nothing: `context.activity.value["error"]` has its `code` and `message`.
+    """
+
+    result = "agent.callback.result.v1"
+    progress = "agent.callback.progress.v1"
+    failed = "agent.callback.failed.v1"
+    notification = "agent.notification.v1"
+
+
 class RoleTypes(StrEnum):
     """Who an account is; compared in any case, and `bot` is what most of the field writes for `agent`."""
 

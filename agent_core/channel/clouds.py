@@ -7,6 +7,9 @@ https://learn.microsoft.com/azure/bot-service/how-to-deploy-gov-cloud-high
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from agent_core.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Cloud:
         token_service: the base address of the user token service.
         caller_id: the `callerId` of an activity that the Bot Service sent; None where appendix V of the specification
             has no word for it.
+        agentic_scope: what an agent with an identity of its own in the tenant asks a token for, to answer as itself.
+        exchange_audience: what a managed identity's token is made for, to be exchanged for the app's.
         connector_hosts: the Bot Connector; these may receive the agent's token.
     """
 
@@ -38,6 +43,8 @@ class Cloud:
     multi_tenant_login: str
     token_service: str
     caller_id: str | None
+    agentic_scope: str
+    exchange_audience: str
     connector_hosts: tuple[str, ...]
 
 
@@ -52,6 +59,8 @@ PUBLIC = Cloud(
     multi_tenant_login="botframework.com",
     token_service="https://api.botframework.com",
     caller_id="urn:botframework:azure",
+    agentic_scope="5a807f24-c9de-44ee-a3a7-329e88a00ffc/.default",
+    exchange_audience="api://AzureADTokenExchange",
     # https://learn.microsoft.com/microsoftteams/platform/bots/how-to/conversations/send-proactive-messages
     connector_hosts=("botframework.com", "smba.trafficmanager.net", "smba.infra.gcc.teams.microsoft.com"),
 )
@@ -66,6 +75,8 @@ US_GOVERNMENT = Cloud(
     multi_tenant_login="MicrosoftServices.onmicrosoft.us",
     token_service="https://api.botframework.azure.us",
     caller_id="urn:botframework:azureusgov",
+    agentic_scope="6f669b9e-7701-4e2b-b624-82c9207fde26/.default",
+    exchange_audience="api://AzureADTokenExchangeUSGov",
     connector_hosts=(
         "botframework.us",
         "botframework.azure.us",
@@ -84,6 +95,28 @@ CHINA = Cloud(
     multi_tenant_login="microsoftservices.partner.onmschina.cn",
     token_service="https://token.botframework.azure.cn",
     caller_id=None,
+    agentic_scope="bd004c8e-5acf-4c48-8570-4e7d46b2f63b/.default",
+    exchange_audience="api://AzureADTokenExchangeChina",
     connector_hosts=("botframework.azure.cn",),
 )
 CLOUDS = {cloud.name: cloud for cloud in (PUBLIC, US_GOVERNMENT, CHINA)}
+
+
+def token_service_url(url: str, cloud: Cloud) -> str:
+    """The address without a slash at its end, if the agent's token may go there.
+
+    Raises:
+        SettingsError: it is no https URL of a Bot Service host of that cloud.
+    """
+    try:
+        parts = urlsplit(url)
+        host, plain = parts.hostname or "", parts.port in (None, 443) and "@" not in parts.netloc
+    except ValueError:
+        host, plain = "", False
+    known = any(host == name or host.endswith("." + name) for name in cloud.connector_hosts)
+    if not (plain and known and url.isascii() and parts.scheme == "https" and not parts.query and not parts.fragment):
+        raise SettingsError(
+            f"The user token service must be an https URL of the Bot Service ({', '.join(cloud.connector_hosts)}); "
+            f"in the cloud {cloud.name!r} it is {cloud.token_service} unless you set another"
+        )
+    return url.rstrip("/")

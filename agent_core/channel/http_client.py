@@ -11,13 +11,17 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 import httpcore
 import httpx
 
+from agent_core.channel.addresses import AddressCheck, public_only
+from agent_core.channel.checked_network import CheckedNetwork, Resolver, resolve_name
 from agent_core.errors import NoAnswer, NotSent
 
 # Idle connections are used again for this long. It lies under the idle time-outs on the way to the Bot Connector
@@ -31,6 +35,19 @@ _FRAMING = frozenset({"connection", "content-length", "host", "transfer-encoding
 _Origin = tuple[bytes, bytes, int | None]
 
 
+class Origin(NamedTuple):
+    """The server that a URL leads to; the host in lower case, ASCII, an IPv6 address without brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+def origin_of(url: str) -> Origin:
+    """Where a request for this URL would be sent; ValueError if it can be sent nowhere."""
+    return _origin_of(_parsed(url))
+
+
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
     """A complete answer. Header names are in lower case; a header sent twice is joined with a comma."""
@@ -38,6 +55,15 @@ class HttpAnswer:
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpStream:
+    """An answer whose body is still to come. Header names as in `HttpAnswer`; `chunks` raises NoAnswer."""
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes] = field(repr=False)
 
 
 class HttpClient:
@@ -53,6 +79,9 @@ class HttpClient:
         pool_timeout: seconds to wait for one of `max_connections` to come free.
         ssl_context: for servers with certificates of a private authority; by default the public ones are trusted.
         max_body: the longest body of an answer, in bytes.
+        allow_address: asked for every address that a URL's host resolves to, whenever a connection is opened; one that
+            is not allowed, and nothing is sent. By default only public ones are.
+        resolve: finds the addresses of a name.
     """
 
     def __init__(
@@ -65,6 +94,8 @@ class HttpClient:
         ssl_context: ssl.SSLContext | None = None,
         user_agent: str = "agent-core",
         max_body: int = 1024 * 1024,
+        allow_address: AddressCheck = public_only,
+        resolve: Resolver = resolve_name,
     ) -> None:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
@@ -74,6 +105,7 @@ class HttpClient:
         # Answers are read as they are: a short compressed body could unpack to one that fills the memory.
         self._headers = {"user-agent": user_agent, "accept": "*/*", "accept-encoding": "identity"}
         self._max_body = max_body
+        self._network = CheckedNetwork(allow_address, resolve)
         self._pool: _Pool | None = None
 
     async def request(
@@ -94,30 +126,45 @@ class HttpClient:
             ValueError: the URL or a header can never be sent.
         """
         read_timeout = self._read_timeout if read_timeout is None else read_timeout
+        max_body = self._max_body if max_body is None else max_body
         request = self._compose(method, url, headers, content)
+        pool = self._pool_here()
+        await self._enter(pool, request.url.host)
+        try:
+            with _failures(request.url.host):
+                async with (
+                    asyncio.timeout(2 * self._connect_timeout + read_timeout),
+                    self._exchange(pool, request, content, read_timeout) as response,
+                ):
+                    return HttpAnswer(response.status, _headers(response), await _read(response, max_body))
+        finally:
+            pool.room.release()
+
+    @asynccontextmanager
+    async def stream(
+        self, url: str, *, headers: Mapping[str, str] = MappingProxyType({}), max_seconds: float
+    ) -> AsyncGenerator[HttpStream, None]:
+        """GET something long: the body is read as it is asked for, and whatever is left of it at the end is dropped.
+
+        Args:
+            max_seconds: for all of it, the time that the caller takes between two chunks included.
+
+        Raises:
+            NotSent, NoAnswer, ValueError: like `request`.
+        """
+        request = self._compose("GET", url, headers, None)
         host = request.url.host
         pool = self._pool_here()
+        deadline = pool.loop.time() + max_seconds
+        await self._enter(pool, host)
         try:
-            async with asyncio.timeout(self._pool_timeout):
-                await pool.room.acquire()
-        except TimeoutError:
-            raise NotSent(
-                f"All {self._max_connections} connections were busy for {self._pool_timeout:g} s, "
-                f"so nothing was sent to {host}. Send less at once, or raise max_connections."
-            ) from None
-        try:
-            async with asyncio.timeout(2 * self._connect_timeout + read_timeout):
-                return await self._exchange(
-                    pool, request, content, read_timeout, self._max_body if max_body is None else max_body
-                )
-        except TimeoutError:
-            raise NoAnswer(f"{host} did not finish its answer in time: the request may have been done") from None
-        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-            raise NotSent(f"No connection to {host} ({_cause(error)}): nothing was sent") from error
-        except httpcore.LocalProtocolError as error:
-            raise ValueError(f"A request to {host} cannot be written: {error}") from error
-        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise NoAnswer(f"No answer from {host} ({_cause(error)}): the request may have been done") from error
+            async with AsyncExitStack() as stack:
+                with _failures(host):
+                    async with asyncio.timeout_at(deadline):
+                        exchange = self._exchange(pool, request, None, self._read_timeout)
+                        response = await stack.enter_async_context(exchange)
+                chunks = await stack.enter_async_context(aclosing(_chunks(response, host, deadline)))
+                yield HttpStream(response.status, _headers(response), chunks)
         finally:
             pool.room.release()
 
@@ -130,17 +177,22 @@ class HttpClient:
     def _compose(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None) -> httpx.Request:
         if framing := _FRAMING & {name.lower() for name in headers}:
             raise ValueError(f"The client sets {', '.join(sorted(framing))} itself: leave it out of the headers")
+        return httpx.Request(method, _parsed(url), headers={**self._headers, **headers}, content=content)
+
+    async def _enter(self, pool: _Pool, host: str) -> None:
+        """Wait for room in the pool; whoever entered releases it."""
         try:
-            request = httpx.Request(method, url, headers={**self._headers, **headers}, content=content)
-        except httpx.InvalidURL as error:
-            raise ValueError(f"Not a URL to send to: {error}") from error
-        if request.url.scheme not in ("http", "https") or not request.url.host:
-            raise ValueError("A URL to send to begins with https:// or http:// and names a host")
-        return request
+            async with asyncio.timeout(self._pool_timeout):
+                await pool.room.acquire()
+        except TimeoutError:
+            raise NotSent(
+                f"All {self._max_connections} connections were busy for {self._pool_timeout:g} s, "
+                f"so nothing was sent to {host}. Send less at once, or raise max_connections."
+            ) from None
 
     def _pool_here(self) -> _Pool:
         if self._pool is None or self._pool.loop is not asyncio.get_running_loop():
-            self._pool = _Pool(self._tls, self._max_connections)
+            self._pool = _Pool(self._tls, self._max_connections, self._network)
         return self._pool
 
     def _tls(self) -> ssl.SSLContext:
@@ -149,9 +201,10 @@ class HttpClient:
             self._ssl_context = httpx.create_ssl_context(trust_env=False)
         return self._ssl_context
 
+    @asynccontextmanager
     async def _exchange(
-        self, pool: _Pool, request: httpx.Request, content: bytes | None, read_timeout: float, max_body: int
-    ) -> HttpAnswer:
+        self, pool: _Pool, request: httpx.Request, content: bytes | None, read_timeout: float
+    ) -> AsyncGenerator[httpcore.Response, None]:
         url = request.url
         origin = (url.raw_scheme, url.raw_host, url.port)
         wire_request = httpcore.Request(
@@ -168,17 +221,12 @@ class HttpClient:
             await pool.close_discarded()
             response = await connection.handle_async_request(wire_request)
             try:
-                body = await _read(response, max_body)
+                yield response
             finally:
                 await response.aclose()
         finally:
             pool.give_back(origin, connection)
             await pool.close_discarded()
-        answer_headers: dict[str, str] = {}
-        for raw_name, raw_value in response.headers:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-            answer_headers[name] = f"{answer_headers[name]}, {value}" if name in answer_headers else value
-        return HttpAnswer(response.status, answer_headers, body)
 
 
 class _Pool:
@@ -188,7 +236,7 @@ class _Pool:
     changes the stacks does so without awaiting, so two tasks never get one connection.
     """
 
-    def __init__(self, tls: Callable[[], ssl.SSLContext], limit: int) -> None:
+    def __init__(self, tls: Callable[[], ssl.SSLContext], limit: int, network: httpcore.AsyncNetworkBackend) -> None:
         self.loop = asyncio.get_running_loop()
         self.room = asyncio.Semaphore(limit)  # held during a request, so never more than `limit` are active
         self._tls = tls
@@ -197,8 +245,7 @@ class _Pool:
         self._closed = False
         self._idle: defaultdict[_Origin, deque[httpcore.AsyncHTTPConnection]] = defaultdict(deque)
         self._gone: list[httpcore.AsyncHTTPConnection] = []
-        # Named, so that httpcore does not look for the async library each time.
-        self._network = httpcore.AnyIOBackend()
+        self._network = network
 
     def take(self, origin: _Origin) -> httpcore.AsyncHTTPConnection:
         """An idle connection to that origin which the server has not closed, or a new one that connects when used."""
@@ -256,6 +303,54 @@ class _Pool:
     def _discard(self, connection: httpcore.AsyncHTTPConnection) -> None:
         self._open -= 1
         self._gone.append(connection)
+
+
+def _parsed(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"Not a URL to send to: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.port == 0:
+        raise ValueError("A URL to send to begins with https:// or http:// and names a host, and no port 0")
+    return parsed
+
+
+def _origin_of(url: httpx.URL) -> Origin:
+    return Origin(url.scheme, url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80))
+
+
+@contextmanager
+def _failures(host: str) -> Iterator[None]:
+    """What went wrong underneath, in our words."""
+    try:
+        yield
+    except TimeoutError:
+        raise NoAnswer(f"{host} did not finish its answer in time: the request may have been done") from None
+    except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+        raise NotSent(f"No connection to {host} ({_cause(error)}): nothing was sent") from error
+    except httpcore.LocalProtocolError as error:
+        raise ValueError(f"A request to {host} cannot be written: {error}") from error
+    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
+        raise NoAnswer(f"No answer from {host} ({_cause(error)}): the request may have been done") from error
+
+
+def _headers(response: httpcore.Response) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in response.headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+async def _chunks(response: httpcore.Response, host: str, deadline: float) -> AsyncGenerator[bytes, None]:
+    parts = aiter(response.aiter_stream())
+    while True:
+        with _failures(host):
+            async with asyncio.timeout_at(deadline):
+                part = await anext(parts, None)
+        if part is None:
+            return
+        yield part
 
 
 async def _read(response: httpcore.Response, max_body: int) -> bytes:

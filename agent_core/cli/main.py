@@ -10,13 +10,17 @@ import os
 import sys
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from agent_core.activity.activity_types import CallbackTypes
 from agent_core.activity.json_text import dump
+from agent_core.cli import import_conversations
 from agent_core.errors import AgentError, SettingsError
 from agent_core.hosting import clock
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.settings import SERVICE_BUS, Settings
+from agent_core.proactive.callback_message import Callback, session_id
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.queue import QueueMessage
 
@@ -24,7 +28,10 @@ from agent_core.proactive.queue import QueueMessage
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code: 0 done, 1 not done (the reason is on stderr), 2 wrong use."""
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "publish" and not options.conversation and not options.ticket_file:
+        parser.error("publish needs --conversation or --ticket-file")
     # Whoever types commands is at a developer's machine, unless the environment says otherwise.
     settings = Settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", **os.environ})
     try:
@@ -44,11 +51,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     publish = commands.add_parser("publish", help="put a callback on the queue, as an external system does")
-    publish.add_argument("continuation", help="the name given to @agent.continuation")
-    publish.add_argument("--conversation", required=True, metavar="ID", help="the conversation to continue")
+    publish.add_argument("continuation", nargs="?", help="the name given to @agent.continuation")
+    publish.add_argument("--conversation", metavar="ID", help="the conversation to continue")
     publish.add_argument("--channel", metavar="ID", help="its channel, where several have a conversation of that id")
     publish.add_argument("--value", type=_json, metavar="JSON", help="what the continuation finds in activity.value")
     publish.add_argument("--ticket", help="the ticket that context.expect_callback gave out")
+    publish.add_argument(
+        "--ticket-file", type=_ticket, metavar="PATH", help="the JSON it gave out, which names the rest; - is stdin"
+    )
+    kinds = [kind.name for kind in CallbackTypes]
+    publish.add_argument("--type", choices=kinds, help="what is said; result if not given")
+    publish.add_argument("--text", help="the message that a progress or a notification shows")
+    publish.add_argument("--error", type=_json, metavar="JSON", help='why it failed: {"code": "…", "message": "…"}')
     publish.add_argument("--id", help="the callback's own id: publishing the same id twice has one effect")
     publish.set_defaults(run=_publish)
 
@@ -56,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     dead_letters.add_argument("action", nargs="?", choices=["list"], default="list")
     dead_letters.add_argument("--json", action="store_true", help="one JSON object a line, payloads included")
     dead_letters.set_defaults(run=_list_dead_letters)
+
+    conversations = commands.add_parser("conversations", help="what the agent knows of its conversations")
+    actions = conversations.add_subparsers(dest="action", required=True, metavar="ACTION")
+    import_conversations.register(actions)
     return parser
 
 
@@ -64,6 +82,16 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}. A text needs its quotes, as in '\"text\"'") from error
+
+
+def _ticket(path: str) -> dict[str, Any]:
+    try:
+        ticket = _json(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if not isinstance(ticket, dict):
+        raise argparse.ArgumentTypeError("not the JSON object that expect_callback gave out")
+    return ticket
 
 
 async def _run(options: argparse.Namespace, services: AzureServices) -> None:
@@ -82,17 +110,26 @@ async def _publish(options: argparse.Namespace, services: AzureServices) -> None
             f"Run this in the folder of `make run`, or set {SERVICE_BUS}."
         )
     callback_id = options.id or uuid.uuid4().hex
-    body = {
+    given = {
         "id": callback_id,
+        "type": options.type and CallbackTypes[options.type],
         "conversationId": options.conversation,
         "channelId": options.channel,
         "continuation": options.continuation,
         "ticket": options.ticket,
         "value": options.value,
+        "text": options.text,
+        "error": options.error,
     }
-    present = {key: value for key, value in body.items() if value is not None}
-    await services.callbacks.send(QueueMessage(dump(present), message_id=callback_id, subject=options.continuation))
-    print(f"Published {options.continuation!r} as {callback_id} to {settings.get('CALLBACK_QUEUE')}")
+    body = {**(options.ticket_file or {}), **{key: value for key, value in given.items() if value is not None}}
+    # What would become a dead letter is said here, to whom it concerns.
+    callback = Callback.from_body(body, callback_id)
+    message = QueueMessage(
+        dump(body), message_id=callback_id, subject=callback.type, session_id=session_id(callback.conversation_id)
+    )
+    await services.callbacks.send(message)
+    named = callback.continuation or "a notification"
+    print(f"Published {named!r} as {callback_id} to {settings.get('CALLBACK_QUEUE')}")
 
 
 async def _list_dead_letters(options: argparse.Namespace, services: AzureServices) -> None:

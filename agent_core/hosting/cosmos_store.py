@@ -111,13 +111,14 @@ class CosmosStore:
         self,
         connection: CosmosConnection,
         *,
-        timeout: timedelta = timedelta(seconds=10),
-        read_timeout: timedelta = timedelta(seconds=5),
+        timeout: timedelta = timedelta(seconds=4),
+        read_timeout: timedelta = timedelta(seconds=3),
         connection_timeout: timedelta = timedelta(seconds=2),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Callable[[], float] = machine_random.random,
     ) -> None:
-        """`timeout` bounds a whole call with its retries; a channel waits 15 seconds for its answer.
+        """`timeout` bounds a whole call with its retries. A channel waits 15 seconds for its answer, and a turn that
+        meets a store that hangs gives up after two such calls.
 
         Args:
             sleep: waits so many seconds between two tries.
@@ -211,6 +212,25 @@ class CosmosStore:
         more = len(answer.result) > limit
         last = Position.of(container, order_by, documents[-1].body).continuation(order_by) if more else None
         return Page(documents, last)
+
+    async def feed(self, name: str, limit: int, continuation: str | None) -> tuple[list[JsonObject], str | None]:
+        """Some items of a container of any kind, and where the next ones begin, None at the end; whole and as they are.
+
+        In Cosmos DB's own order and by its own continuation: a container need not have an index that a query could
+        use, and those that the .NET SDK creates have none. One call of a store at a time.
+        """
+        after: list[str | None] = []
+
+        async def page(proxy: ContainerProxy) -> list[JsonObject]:
+            def note(headers: Mapping[str, str], _: object) -> None:
+                after[:] = [headers.get("x-ms-continuation")]
+
+            pages = proxy.read_all_items(max_item_count=limit, response_hook=note).by_page(continuation)
+            first = await anext(pages, None)
+            return [item async for item in first] if first is not None else []
+
+        answer = await self._ask(Container(name, "id"), page)
+        return answer.result, after[0] if after else None
 
     async def close(self) -> None:
         session = self._sessions.pop(asyncio.get_running_loop(), None)
@@ -324,7 +344,7 @@ class _Session:
     def _missing(self, container: Container) -> StoreError:
         return StoreError(
             f"Cosmos DB has no container {container.name!r} in a database {self._connection.database!r}. "
-            "The deployment (Bicep, infra/) creates it: deploy again, or check COSMOS_DATABASE."
+            "The agent's own are created by the deployment (Bicep, infra/): deploy again, or check COSMOS_DATABASE."
         )
 
     async def close(self) -> None:

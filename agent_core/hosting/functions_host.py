@@ -8,8 +8,10 @@ import azure.functions as func
 
 from agent_core.agent_application import AgentApplication
 from agent_core.channel.cloud_adapter import HttpRequest
+from agent_core.errors import SettingsError
 from agent_core.hosting import clock
 from agent_core.hosting.azure_services import AzureServices
+from agent_core.hosting.settings import TICKETS
 from agent_core.proactive.queue import Property, QueueMessage
 
 
@@ -30,6 +32,11 @@ class FunctionsHost:
 
     async def continue_conversation(self, message: func.ServiceBusMessage) -> None:
         """A message of the callback queue: continue the conversation it names."""
+        if self._agent.tickets is None and self.services.settings.ticket_mode == "required":
+            raise SettingsError(
+                f"Callbacks need tickets ({TICKETS}), and this agent looks at none: "
+                "AgentApplication(services.adapter, services.store, services.queue, tickets=services.tickets)"
+            )
         await self._agent.receive_callback(_message(message))
 
     async def do_work(self, message: func.ServiceBusMessage) -> None:

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud
+from agent_core.channel.app_credentials import AppCredentials
+from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud, token_service_url
 from agent_core.errors import SettingsError
 from agent_core.hosting.caller_settings import CALLERS, TENANTS, parse_callers, parse_tenants
-
-# What names the channel's app, in the Agents SDK's words.
-CLIENT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTID"
-CLIENT_SECRET = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTSECRET"
-TENANT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__TENANTID"
+from agent_core.hosting.credential_settings import CLIENT_ID as CLIENT_ID
+from agent_core.hosting.credential_settings import CLIENT_SECRET as CLIENT_SECRET
+from agent_core.hosting.credential_settings import TENANT_ID as TENANT_ID
+from agent_core.hosting.credential_settings import app_credentials
+from agent_core.proactive.tickets import TICKET_MODES, TicketMode
+from agent_core.turn.user_tokens import OAuthConnection
 
 COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
 
 CLOUD = "AGENT_CLOUD"
+TOKEN_SERVICE = "AGENT_TOKEN_SERVICE"
+# What names the OAuth connections of the Azure Bot, in the Agents SDK's words; the handler's name stands in between.
+OAUTH_HANDLERS = "AGENTAPPLICATION__USERAUTHORIZATION__HANDLERS"
+
+TICKETS = "AGENT_CALLBACK_TICKETS"
+TICKET_KEYS = "AGENT_TICKET_KEYS"
+# A key that can be guessed signs nothing.
+MIN_TICKET_KEY = 32
+# Host names, with commas between them; each stands for itself and everything below it.
+FETCH_HOSTS = "AGENT_FETCH_HOSTS"
+PRIVATE_HOSTS = "AGENT_PRIVATE_HOSTS"
 
 DEFAULTS = {
     "CALLBACK_QUEUE": "agent-callbacks",
@@ -37,6 +51,9 @@ _AZURE_MARKS = (
     "WEBSITE_POD_NAME",
     "WEBSITE_SITE_NAME",
 )
+
+# Two labels at least, and the last one no number: not all of `.com`, no wildcard, no address.
+_HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])", re.ASCII)
 
 
 class Settings:
@@ -107,6 +124,52 @@ class Settings:
         return parse_callers(self.get(CALLERS))
 
     @property
+    def token_service(self) -> str:
+        """The base address of the user token service, the cloud's own if no other is set.
+
+        SettingsError for one that must not receive the agent's token.
+        """
+        return token_service_url(self.get(TOKEN_SERVICE) or self.cloud.token_service, self.cloud)
+
+    def oauth_connection(self, name: str) -> OAuthConnection:
+        """What handlers mean by a name such as `graph`: an OAuth connection, by default one of the same name."""
+
+        def setting(what: str) -> str | None:
+            # Environments spell these in upper case.
+            prefixes = (f"{OAUTH_HANDLERS}__{each}__SETTINGS" for each in (name.upper(), name))
+            return next((found for prefix in prefixes if (found := self.get(f"{prefix}__{what}"))), None)
+
+        given = {"title": setting("TITLE"), "text": setting("TEXT")}
+        return OAuthConnection(
+            name, setting("AZUREBOTOAUTHCONNECTIONNAME") or name, **{key: text for key, text in given.items() if text}
+        )
+
+    @property
+    def fetch_hosts(self) -> tuple[str, ...]:
+        """Hosts to fetch attachments from, without a token, besides those that channels keep them on."""
+        return self._hosts(FETCH_HOSTS)
+
+    @property
+    def private_hosts(self) -> tuple[str, ...]:
+        """Hosts, say of a calling agent, that may resolve to addresses of a private network; no others may."""
+        return self._hosts(PRIVATE_HOSTS)
+
+    def _hosts(self, name: str) -> tuple[str, ...]:
+        hosts = tuple(each.strip().lower() for each in (self.get(name) or "").split(",") if each.strip())
+        if wrong := [host for host in hosts if not _HOST.fullmatch(host)]:
+            raise SettingsError(
+                f"The setting {name} has {', '.join(map(repr, wrong))}: give names such as files.contoso.com, "
+                "with commas between them, and no scheme, port, wildcard or address"
+            )
+        return hosts
+
+    @property
+    def credentials(self) -> AppCredentials | None:
+        """As whom the agent speaks; None in development without an app id. SettingsError for a contradiction."""
+        app_id = self.app_id
+        return None if app_id is None else app_credentials(self.get, app_id, self.cloud)
+
+    @property
     def local_data(self) -> Path:
         """The folder for the embedded store and queue."""
         return Path(self.require("AGENT_LOCAL_DATA"))
@@ -125,20 +188,44 @@ class Settings:
         """Whether messages go to Azure Service Bus."""
         return self.has_connection(SERVICE_BUS, "fullyQualifiedNamespace")
 
+    @property
+    def ticket_mode(self) -> TicketMode:
+        """Whether callbacks need a ticket: in Azure they do, unless the setting says otherwise."""
+        said = (self.get(TICKETS) or ("optional" if self.development else "required")).lower()
+        for mode in TICKET_MODES:
+            if said == mode:
+                return mode
+        raise SettingsError(f"The setting {TICKETS} is {said!r}; use one of: {', '.join(TICKET_MODES)}")
+
+    @property
+    def ticket_keys(self) -> tuple[bytes, ...]:
+        """What signs tickets, the newest first. SettingsError: one is too short, or one is needed and missing."""
+        keys = [key.strip() for key in (self.get(TICKET_KEYS) or "").split(",") if key.strip()]
+        advice = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        if any(len(key) < MIN_TICKET_KEY for key in keys):
+            raise SettingsError(f"A key in {TICKET_KEYS} has less than {MIN_TICKET_KEY} characters; {advice}")
+        if not keys and self.ticket_mode == "required":
+            raise SettingsError(
+                f"The setting {TICKET_KEYS} is missing, and callbacks need tickets that are signed; {advice}. "
+                f"Or let whoever may publish continue any conversation: {TICKETS}=off"
+            )
+        return tuple(key.encode() for key in keys)
+
     def problems(self) -> list[str]:
         """Everything that is missing or contradicts itself, at once."""
         found = []
-        try:
-            app_id = self.app_id
-        except SettingsError as error:
-            app_id = None
-            found.append(str(error))
-        if app_id is not None and self.get(CLIENT_SECRET) is not None and self.get(TENANT_ID) is None:
-            found.append(f"The setting {TENANT_ID} is missing: a client secret belongs to an app of one tenant.")
-        try:
-            _ = self.cloud
-        except SettingsError as error:
-            found.append(str(error))
+        for read in (
+            lambda: self.cloud,
+            lambda: self.credentials,
+            lambda: self.token_service,
+            lambda: (self.ticket_mode, self.ticket_keys),
+            lambda: self.fetch_hosts,
+            lambda: self.private_hosts,
+        ):
+            try:
+                read()
+            except SettingsError as error:
+                found += [str(error)] if str(error) not in found else []
         try:
             if self.callers and not self.tenants:
                 found.append(f"The setting {CALLERS} names agents and {TENANTS} no tenant: give the ids of theirs.")

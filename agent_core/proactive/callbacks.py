@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
-from agent_core.activity.json_text import parse_object
-from agent_core.errors import AgentError, BadActivity, ContinuationNotFound, ConversationNotFound, InvalidCallback
+from agent_core.activity.activity_types import CallbackTypes
+from agent_core.errors import AgentError, ContinuationNotFound, ConversationNotFound, InvalidCallback
+from agent_core.proactive.callback_message import Callback
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
@@ -18,78 +17,13 @@ from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.deliveries import Deliveries, Delivery
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import QueueMessage
+from agent_core.proactive.tickets import Ticket, Tickets, expectation_of
 from agent_core.proactive.work import WorkItem
-from agent_core.store.document_store import CONVERSATIONS, Document, DocumentStore, Where, is_storable, time_text
+from agent_core.store.document_store import CONVERSATIONS, Document, DocumentStore, Where, id_for, time_text
 from agent_core.turn.turn_context import TurnContext
+from agent_core.turn.turn_state import Handler, TurnState
 
 logger = logging.getLogger(__name__)
-
-# As long as the queue keeps a message, twice: a supplier may be slow, and its message may lie there.
-EXPECTED_FOR = timedelta(days=14)
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """What an external system sends back, with a `value` added, to continue the conversation."""
-
-    conversation_id: str
-    channel_id: str | None
-    continuation: str
-    id: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The callback message as JSON, but for its `value`."""
-        named: dict[str, Any] = {
-            "conversationId": self.conversation_id,
-            "continuation": self.continuation,
-            "ticket": self.id,
-        }
-        return {**named, "channelId": self.channel_id} if self.channel_id else named
-
-
-@dataclass(frozen=True, slots=True)
-class Callback:
-    """A callback message: `{"conversationId", "continuation", "value"}`, and optionally `channelId`, `ticket`, `id`.
-
-    Attributes:
-        key: its `id`, or else the id of the message that brought it; the same key twice has one effect.
-    """
-
-    key: str
-    conversation_id: str
-    continuation: str
-    value: Any = None
-    channel_id: str | None = None
-    ticket: str | None = None
-
-    @classmethod
-    def from_message(cls, message: QueueMessage) -> Callback:
-        """Raises InvalidCallback, saying what is wrong, if it is none."""
-        try:
-            body = parse_object(message.body)
-        except BadActivity as error:
-            raise InvalidCallback(str(error), reason=error.code) from error
-        return cls.from_dict(body, message.message_id)
-
-    @classmethod
-    def from_dict(cls, body: dict[str, Any], message_id: str) -> Callback:
-        """Like `from_message`, of the parsed body."""
-        for name in ("conversationId", "continuation"):
-            if not isinstance(body.get(name), str) or not body[name]:
-                raise InvalidCallback(f"A callback needs a string in {name!r}", reason="MissingField")
-        if not is_storable(body["conversationId"]):
-            raise InvalidCallback("A callback's 'conversationId' is too long, or no text", reason="InvalidConversation")
-        for name in ("channelId", "ticket", "id"):
-            if body.get(name) is not None and not isinstance(body[name], str):
-                raise InvalidCallback(f"A callback's {name!r} must be a string", reason="WrongType")
-        return cls(
-            key="callback:" + (body.get("id") or message_id),
-            conversation_id=body["conversationId"],
-            continuation=body["continuation"],
-            value=body.get("value"),
-            channel_id=body.get("channelId"),
-            ticket=body.get("ticket"),
-        )
 
 
 class ExpectedCallbacks:
@@ -99,31 +33,50 @@ class ExpectedCallbacks:
         self,
         store: DocumentStore,
         continuations: Continuations,
+        tickets: Tickets,
         *,
         now: Callable[[], datetime],
         new_id: Callable[[], str],
     ) -> None:
         self._store = store
         self._continuations = continuations
+        self._tickets = tickets
         self._now = now
         self._new_id = new_id
 
-    async def expect(self, context: TurnContext, continuation: str, replaces: str | None) -> Ticket:
+    async def expect(
+        self,
+        context: TurnContext,
+        continuation: str,
+        *,
+        replaces: str | None,
+        kinds: Collection[CallbackTypes],
+        valid_for: timedelta,
+    ) -> Ticket:
         """Store that this callback is to come; see `TurnContext.expect_callback`."""
         _ = self._continuations[continuation]
-        reference = context.conversation
-        ticket = Ticket(reference.conversation_id, reference.channel, continuation, self._new_id())
+        reference, now = context.conversation, self._now()
+        ticket = self._tickets.sign(
+            Ticket(
+                conversation_id=reference.conversation_id,
+                channel_id=reference.channel,
+                continuation=continuation,
+                id=self._new_id(),
+                kinds=frozenset(kinds),
+                expires=now + valid_for,
+            )
+        )
         await self._store.create(
             CONVERSATIONS,
             {
-                "id": f"expected|{ticket.id}",
+                "id": id_for("expected", ticket.id),
                 CONVERSATIONS.partition_key: ticket.conversation_id,
                 "kind": "expected_callback",
                 "channel": ticket.channel_id,
                 "continuation": continuation,
                 "replaces": replaces,
-                "created": time_text(self._now()),
-                "ttl": int(EXPECTED_FOR.total_seconds()),
+                "created": time_text(now),
+                "ttl": max(1, int(valid_for.total_seconds())),
             },
         )
         logger.info("Callback %r is expected in conversation %r", continuation, ticket.conversation_id)
@@ -131,21 +84,23 @@ class ExpectedCallbacks:
 
     async def fulfilled_by(self, callback: Callback, conversation: Conversation) -> Document | None:
         """The expectation a callback fulfils: its ticket's, or without one the oldest of that continuation, or None."""
+        if callback.ticket is not None:
+            document_id = id_for("expected", expectation_of(callback.ticket))
+            document = await self._store.read(CONVERSATIONS, conversation.id, document_id)
+            meant = (conversation.reference.channel, callback.continuation)
+            return document if document and (document.body["channel"], document.body["continuation"]) == meant else None
         page = await self._store.query(
             CONVERSATIONS,
             partition=conversation.id,
             where=[
                 Where("kind", "=", "expected_callback"),
                 Where("channel", "=", conversation.reference.channel or ""),
-                Where("continuation", "=", callback.continuation),
+                Where("continuation", "=", callback.continuation or ""),
             ],
             order_by="created",
-            limit=1000 if callback.ticket else 1,
+            limit=1,
         )
-        for document in page.documents:
-            if callback.ticket is None or document.id == f"expected|{callback.ticket}":
-                return document
-        return None
+        return next(iter(page.documents), None)
 
 
 class CallbackReceiver:
@@ -157,18 +112,26 @@ class CallbackReceiver:
         conversations: Conversations,
         continuations: Continuations,
         expected: ExpectedCallbacks,
+        tickets: Tickets,
         deliveries: Deliveries,
         dead_letters: DeadLetters,
+        *,
+        now: Callable[[], datetime],
     ) -> None:
         self._proactive = proactive
         self._conversations = conversations
         self._continuations = continuations
         self._expected = expected
+        self._tickets = tickets
         self._deliveries = deliveries
         self._dead_letters = dead_letters
+        self._now = now
 
     async def receive(self, message: QueueMessage) -> None:
         """Handle a message of the callback queue; what can never succeed becomes a dead letter.
+
+        The ticket is looked at here and nowhere else: a callback that came in time is not late because its work is
+        tried again, and one that an operator replays was admitted by the operator.
 
         Raises:
             AgentError: a store or queue was not reached; let the message be delivered again.
@@ -178,22 +141,26 @@ class CallbackReceiver:
         except InvalidCallback as error:
             await self._refuse(f"callback:{message.message_id}", message.body, error.reason, error)
             return
-        payload = parse_object(message.body)
-        item = WorkItem(
-            "callback",
+        logger.info(
+            "Callback %s, key %r, correlation %r, trace %r",
+            callback.type,
             callback.key,
-            {"body": payload, "messageId": message.message_id},
-            # Two publishers may use one id in two conversations.
-            scope=callback.conversation_id,
+            callback.correlation_id,
+            callback.traceparent,
         )
-        await self.work_on(item)
+        try:
+            callback = self._tickets.admit(callback, self._now())
+        except InvalidCallback as error:
+            await self._refuse(callback.key, _work(callback).to_message().body, error.reason, error)
+            return
+        await self.work_on(_work(callback))
 
     async def work_on(self, item: WorkItem) -> None:
         """Continue the conversation; `item` is a callback's first attempt or a later one from the work queue."""
-        callback = Callback.from_dict(item.payload["body"], item.payload["messageId"])
+        callback = Callback(item.key, Callback.from_body(item.payload["body"], item.key).body)
         body = item.to_message().body
         try:
-            handler = self._continuations[callback.continuation]
+            handler = self._handler(callback)
             conversation = await self._conversations.find(callback.conversation_id, callback.channel_id)
         except (ContinuationNotFound, ConversationNotFound) as error:
             await self._refuse(callback.key, body, type(error).__name__, error, callback.conversation_id)
@@ -203,20 +170,48 @@ class CallbackReceiver:
             return await self._expected.fulfilled_by(callback, conversation)
 
         async def run(delivery: Delivery) -> None:
+            if callback.type is CallbackTypes.progress:
+                expected = await expectation()
+                if expected is None:
+                    logger.info("Callback %r: no progress is shown after the end", callback.key)
+                    return
+                # Read and not used up: the placeholder waits for the result as well.
+                delivery.placeholder = expected.body["replaces"]
             await self._proactive.continue_conversation(
                 conversation,
                 handler,
                 value=callback.value,
+                value_type=callback.type,
                 prepare=partial(self._deliveries.watch, delivery),
                 may_apologise=partial(self._deliveries.gives_up, delivery),
+                mark=partial(self._deliveries.last_step, delivery),
             )
 
-        await self._deliveries.deliver(
-            item, conversation.id, run, what=f"callback {callback.continuation!r}", expectation=expectation
-        )
+        ends = callback.type in (CallbackTypes.result, CallbackTypes.failed)
+        notifies = callback.type is CallbackTypes.notification
+        what = "notification" if notifies else f"callback {callback.continuation!r}"
+        await self._deliveries.deliver(item, conversation.id, run, what=what, expectation=expectation if ends else None)
+
+    def _handler(self, callback: Callback) -> Handler:
+        """What runs: the continuation, or what shows the message that the callback brings."""
+        handler = None
+        if callback.type is not CallbackTypes.notification:
+            handler = self._continuations[callback.continuation or ""]
+        if handler is not None and callback.type is not CallbackTypes.progress:
+            return handler
+
+        async def show(context: TurnContext, state: TurnState) -> None:
+            await context.send_activity(callback.shown)
+
+        return show
 
     async def _refuse(self, key: str, payload: bytes, reason: str, error: AgentError, conversation: str = "") -> None:
         logger.warning("Delivery: callback dead (%s), key %r, conversation %r: %s", reason, key, conversation, error)
         await self._dead_letters.add(
             key=key, what="callback", reason=reason, explanation=str(error), payload=payload, conversation=conversation
         )
+
+
+def _work(callback: Callback) -> WorkItem:
+    # Two publishers may use one id in two conversations.
+    return WorkItem("callback", callback.key, {"body": callback.body}, scope=callback.conversation_id)

@@ -76,3 +76,8 @@ class Conversation:
 def conversation_document_id(channel_id: str | None) -> str:
     """The id of the conversation document of a channel, sub-channels included, inside the conversation's partition."""
     return id_for("conversation", split_channel_id(channel_id)[0] or "")
+
+
+def user_partition(channel_id: str, user_id: str) -> str:
+    """Where what belongs to a user is kept: one person on one channel."""
+    return id_for("user", channel_id, user_id)

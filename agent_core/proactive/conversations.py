@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime
+from weakref import WeakValueDictionary
 
 from agent_core.activity.conversation_reference import ConversationReference
-from agent_core.errors import ConversationAmbiguous, ConversationNotFound, DocumentChanged, DocumentExists
+from agent_core.errors import (
+    ConversationAmbiguous,
+    ConversationNotFound,
+    DocumentChanged,
+    DocumentExists,
+    StoreUnavailable,
+)
+from agent_core.proactive.claims import AT_ONCE, Mark, TakenOver
 from agent_core.proactive.conversation import Conversation, conversation_document_id
-from agent_core.store.document_store import CONVERSATIONS, USERS, Document, DocumentStore, JsonObject, Where, id_for
+from agent_core.proactive.late_saves import LateSaves
+from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, partition_of_user
+from agent_core.store.document_store import (
+    CONVERSATIONS,
+    USERS,
+    Create,
+    Document,
+    DocumentStore,
+    JsonObject,
+    Operation,
+    Replace,
+    Where,
+)
 from agent_core.turn.turn_context import TurnContext
-from agent_core.turn.turn_state import StateScope, TurnState
 
-# How often two writers of one document may meet before we call it an error; each round one of them succeeds.
-MAX_CONFLICTS = 20
-# Being seen again is no reason to write, unless it was long ago.
-TOUCH_AFTER = timedelta(hours=1)
+logger = logging.getLogger(__name__)
 
 
 class Conversations:
     """Reads and writes conversations and what is remembered in them."""
 
-    def __init__(self, store: DocumentStore) -> None:
+    def __init__(self, store: DocumentStore, late_saves: LateSaves, *, now: Callable[[], datetime]) -> None:
         self._store = store
+        self._late_saves = late_saves
+        self._now = now
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def find(self, conversation_id: str, channel_id: str | None = None) -> Conversation:
         """The conversation of that id; name the channel where several have one.
@@ -70,117 +90,135 @@ class Conversations:
         if conversation is not None:
             await self._store.delete(CONVERSATIONS, conversation.id, conversation.document_id)
 
+    # -- a turn: load and introduce before the handler, keep after it
+
     @asynccontextmanager
-    async def turn(self, context: TurnContext) -> AsyncIterator[TurnState]:
-        """The state for one turn's handler, saved afterwards if the handler did not raise.
+    async def turn(self, context: TurnContext, mark: Callable[[], Mark | None] = lambda: None) -> AsyncIterator[None]:
+        """One turn, with `context.state`; kept afterwards, with the mark, if nothing was raised."""
+        record = await self.load(context)
+        await self.introduce(record)
+        yield
+        await self.keep(record, mark())
 
-        The conversation itself is stored before the handler runs if it is new or has moved to another service, so that
-        whatever the handler starts finds it, and so that a handler that fails does not lose it.
-        """
-        reference = context.conversation
-        stored, user = await asyncio.gather(
-            self._store.read(CONVERSATIONS, reference.conversation_id, conversation_document_id(reference.channel_id)),
-            self._read_user(reference),
+    async def load(self, context: TurnContext) -> TurnRecord:
+        """Read what is kept of a turn's conversation and user: one round trip, and nothing is written."""
+        reference, user = context.conversation, partition_of_user(context.conversation)
+        conversation = self._store.read(
+            CONVERSATIONS, reference.conversation_id, conversation_document_id(reference.channel_id)
         )
-        before = Conversation.from_document(stored) if stored else None
-        seen = _seen(before, context)
-        if before is None or _has_moved(before, seen):
-            stored = await self._change(reference, lambda known: _seen(known, context))
-            seen = Conversation.from_document(stored)
-        state = TurnState(StateScope(seen.state), StateScope(user.body["state"] if user else None))
-        yield state
+        if user is None:
+            return TurnRecord(context, await conversation, None)
+        return TurnRecord(context, *await asyncio.gather(conversation, self._store.read(USERS, user, "state")))
 
-        def after_turn(known: Conversation | None) -> Conversation:
-            latest = _seen(known, context)
-            return replace(latest, state=state.conversation.laid_over(latest.state))
+    async def introduce(self, record: TurnRecord) -> None:
+        """Make the state ready, and store a conversation that is new or has moved to another service: whatever the
+        handler starts then finds it, and a handler that fails does not lose it. Others are not written."""
+        if record.is_news:
+            record.stored = await self._change(record.reference, record.introduced_to)
+        record.context.state = record.state
 
-        if state.conversation.changed or _is_worth_a_write(before, seen):
-            await self._change(reference, after_turn, stored)
-        if state.user.changed:
-            await self._save_user(reference, state, user)
+    async def keep(self, record: TurnRecord, mark: Mark | None = None) -> None:
+        """Write what the turn changed, and the mark, in one batch; the user's state, elsewhere, at the same time.
 
-    async def _change(
-        self,
-        reference: ConversationReference,
-        change: Callable[[Conversation | None], Conversation],
-        known: Document | None = None,
-    ) -> Document:
-        """Write what `change` makes of the stored conversation; whoever is second makes it of what the first wrote.
+        Two turns that change the state at once lose nothing: the second lays its keys over what the first wrote. If
+        the store does not answer, and the turn has said something so that it must not run again, what it changed
+        waits on the work queue.
 
-        Args:
-            known: the document as it was just read; without it, it is read here.
+        Raises:
+            TakenOver: another worker wrote to the marked document; of the conversation nothing was written.
+            StoreUnavailable: it may have been written or not, and does not wait on the queue.
         """
-        conversation_id, document_id = reference.conversation_id, conversation_document_id(reference.channel_id)
-        for _ in range(MAX_CONFLICTS):
-            known = known or await self._store.read(CONVERSATIONS, conversation_id, document_id)
-            body = change(Conversation.from_document(known) if known else None).to_document()
+        started = self._now()
+        try:
+            await self._write(record, mark)
+        except StoreUnavailable:
             try:
-                if known is None:
-                    return await self._store.create(CONVERSATIONS, body)
-                return await self._store.replace(CONVERSATIONS, body, known.etag)
-            except (DocumentExists, DocumentChanged):
-                known = None
-        raise DocumentChanged(f"Conversation {conversation_id!r} is written by too many at once; try again")
+                if self._now() - started > AT_ONCE:
+                    raise
+                await self._write(record, mark)
+            except StoreUnavailable:
+                if not record.context.responded or not await self._late_saves.put_off(record, mark):
+                    raise
 
-    async def _read_user(self, reference: ConversationReference) -> Document | None:
-        partition = _user_partition(reference)
-        return await self._store.read(USERS, partition, "state") if partition else None
+    async def _write(self, record: TurnRecord, mark: Mark | None) -> None:
+        await asyncio.gather(self._keep_conversation(record, mark), self._keep_user(record))
 
-    async def _save_user(self, reference: ConversationReference, state: TurnState, user: Document | None) -> None:
-        partition = _user_partition(reference)
-        if partition is None:
+    async def _keep_conversation(self, record: TurnRecord, mark: Mark | None) -> None:
+        if not record.is_changed and mark is None:
             return
-        for _ in range(MAX_CONFLICTS):
-            merged = state.user.laid_over(user.body["state"] if user else {})
-            body: JsonObject = {"id": "state", USERS.partition_key: partition, "kind": "state", "state": merged}
-            try:
-                if user is None:
-                    await self._store.create(USERS, body)
-                else:
-                    await self._store.replace(USERS, body, user.etag)
-                return
-            except (DocumentExists, DocumentChanged):
-                user = await self._store.read(USERS, partition, "state")
+        partition, document_id = record.reference.conversation_id, conversation_document_id(record.reference.channel_id)
+        known = record.stored
+        async with self._lock(document_id + partition):
+            for _ in range(MAX_CONFLICTS):
+                operations: list[Operation] = [Replace(mark.body, mark.document.etag)] if mark else []
+                if record.is_changed:
+                    body = record.after_turn(Conversation.from_document(known) if known else None).to_document()
+                    operations.append(Replace(body, known.etag) if known else Create(body))
+                try:
+                    await self._store.batch(CONVERSATIONS, partition, operations)
+                    return
+                except (DocumentExists, DocumentChanged):
+                    if mark is not None:
+                        mark = await self._newest(partition, mark)
+                        if mark is None:
+                            return
+                    known = await self._store.read(CONVERSATIONS, partition, document_id)
+        raise DocumentChanged(f"Conversation {partition!r} is written by too many at once; try again")
+
+    async def _newest(self, partition: str, mark: Mark) -> Mark | None:
+        """The mark for the newest version of its document, None if it is made; TakenOver if that is another's.
+
+        A write of ours can have been done although its answer was lost.
+        """
+        stored = await self._store.read(CONVERSATIONS, partition, mark.document.id)
+        if stored is None or stored.body["token"] != mark.document.body["token"]:
+            raise TakenOver
+        return None if mark.is_made_in(stored) else Mark(stored, mark.changes)
+
+    async def _keep_user(self, record: TurnRecord) -> None:
+        partition, user = partition_of_user(record.reference), record.user
+        if partition is None or not record.state.user.changed:
+            return
+        async with self._lock(partition):
+            for _ in range(MAX_CONFLICTS):
+                merged = record.state.user.laid_over(user.body["state"] if user else {})
+                body: JsonObject = {"id": "state", USERS.partition_key: partition, "kind": "state", "state": merged}
+                try:
+                    if user is None:
+                        await self._store.create(USERS, body)
+                    else:
+                        await self._store.replace(USERS, body, user.etag)
+                    return
+                except (DocumentExists, DocumentChanged):
+                    user = await self._store.read(USERS, partition, "state")
         raise DocumentChanged(f"The state of user {partition!r} is written by too many at once; try again")
 
+    async def _change(
+        self, reference: ConversationReference, change: Callable[[Conversation | None], Conversation | None]
+    ) -> Document:
+        """Write what `change` makes of the stored conversation, None for no change; whoever is second makes it of what
+        the first wrote."""
+        conversation_id, document_id = reference.conversation_id, conversation_document_id(reference.channel_id)
+        async with self._lock(document_id + conversation_id):
+            for _ in range(MAX_CONFLICTS):
+                known = await self._store.read(CONVERSATIONS, conversation_id, document_id)
+                changed = change(Conversation.from_document(known) if known else None)
+                try:
+                    if known is None:
+                        if changed is None:
+                            break
+                        return await self._store.create(CONVERSATIONS, changed.to_document())
+                    if changed is None:
+                        return known
+                    return await self._store.replace(CONVERSATIONS, changed.to_document(), known.etag)
+                except (DocumentExists, DocumentChanged):
+                    continue
+        raise DocumentChanged(f"Conversation {conversation_id!r} is written by too many at once; try again")
 
-def _user_partition(reference: ConversationReference) -> str | None:
-    """A user is one person on one channel; a conversation that the agent created has none until somebody writes."""
-    if reference.user is None or not reference.user.id:
-        return None
-    return id_for("user", reference.channel or "", reference.user.id)
-
-
-def _seen(before: Conversation | None, context: TurnContext) -> Conversation:
-    """The conversation after this turn was seen; a turn that the agent began itself teaches nothing about it."""
-    if before is not None and (context.proactive or before.last_seen > context.now):
-        return before
-    known = Conversation(context.conversation, context.identity, context.now) if before is None else before
-    if before is not None and before.identity.service_url_verified and not context.identity.service_url_verified:
-        # What a validated token said is never replaced by what nobody vouched for.
-        return replace(known, last_seen=context.now)
-    return replace(
-        known,
-        reference=context.conversation,
-        identity=context.identity,
-        last_seen=context.now,
-        time_zone=context.activity.local_timezone or known.time_zone,
-    )
-
-
-def _has_moved(before: Conversation, seen: Conversation) -> bool:
-    return (
-        before.reference.service_url != seen.reference.service_url
-        or before.identity.service_url_verified != seen.identity.service_url_verified
-    )
-
-
-def _is_worth_a_write(before: Conversation | None, seen: Conversation) -> bool:
-    if before is None:
-        return False
-    return (
-        before.reference != seen.reference
-        or before.identity.persisted() != seen.identity.persisted()
-        or before.time_zone != seen.time_zone
-        or seen.last_seen - before.last_seen > TOUCH_AFTER
-    )
+    def _lock(self, name: str) -> asyncio.Lock:
+        """One for each document: who writes it in this process does so one after the other, so that few meet in the
+        store."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock

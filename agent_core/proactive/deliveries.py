@@ -15,9 +15,11 @@ from datetime import datetime, timedelta
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import ResourceResponse
-from agent_core.errors import ChannelError, NotAllowed, QueueUnavailable, StoreError
+from agent_core.errors import ChannelError, NotAllowed, QueueUnavailable, SignInRequired, StoreError
+from agent_core.proactive.awaiting_sign_in import WAITS_FOR, AwaitingSignIn
+from agent_core.proactive.claims import Mark, TakenOver
 from agent_core.proactive.dead_letters import DeadLetters
-from agent_core.proactive.ledger import Claim, Expectation, Held, Ledger, Settled, TakenOver, Unsure
+from agent_core.proactive.ledger import Claim, Expectation, Held, Ledger, Settled, Unsure
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.work import WorkItem
 from agent_core.turn.stream_protocol import is_stream
@@ -46,6 +48,7 @@ class Delivery:
         activity_ids: what the channel said it has.
         placeholder: the id of a message that the next one edits, until one did.
         apologising: the work has failed for good, and the error handler speaks.
+        settled: the ledger's last step is written together with the turn's state.
     """
 
     item: WorkItem
@@ -57,6 +60,7 @@ class Delivery:
     activity_ids: list[str] = field(default_factory=list)
     placeholder: str | None = None
     apologising: bool = False
+    settled: bool = False
     # A handler may send from several tasks at once; the ledger is written by one after the other.
     turns: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -74,10 +78,19 @@ class Delivery:
 class Deliveries:
     """Runs pieces of work under the ledger."""
 
-    def __init__(self, ledger: Ledger, queue: Queue, dead_letters: DeadLetters, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        queue: Queue,
+        dead_letters: DeadLetters,
+        awaiting: AwaitingSignIn,
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
         self._ledger = ledger
         self._queue = queue
         self._dead_letters = dead_letters
+        self._awaiting = awaiting
         self._now = now
 
     async def deliver(
@@ -139,11 +152,14 @@ class Deliveries:
                 return await self._park(delivery, "Unsure", "a worker ended while it sent")
             delivery.claim, delivery.placeholder = found, found.replaces
             await run(delivery)
-            await self._ledger.step(found, "sent", activityIds=delivery.activity_ids)
+            if not delivery.settled:
+                await self._ledger.step(found, "sent", activityIds=delivery.activity_ids)
             return "sent"
         except ChannelError as error:
             logger.warning("Delivery %r: %s", item.key, error)
             return await self._after_channel_error(delivery, error)
+        except SignInRequired as error:
+            return await self._await_sign_in(delivery, error)
         except NotAllowed as error:
             return await self._bury(delivery, error.code, str(error))
         except TakenOver:
@@ -199,12 +215,19 @@ class Deliveries:
 
         context.on_send_activities(send_in_turn)
 
+    def last_step(self, delivery: Delivery) -> Mark | None:
+        """The ledger's `sent`, for the batch in which the turn's state is kept."""
+        if delivery.claim is None:
+            return None
+        delivery.settled = True
+        return self._ledger.mark(delivery.claim, "sent", activityIds=delivery.activity_ids)
+
     def gives_up(self, delivery: Delivery, error: Exception) -> bool:
         """Whether the work fails for good with this, so that the error handler may tell the user.
 
         It may not while another attempt is to come, which may succeed, nor about a channel or store that fails.
         """
-        if isinstance(error, (ChannelError, NotAllowed, StoreError, QueueUnavailable, TakenOver)):
+        if isinstance(error, (ChannelError, NotAllowed, SignInRequired, StoreError, QueueUnavailable, TakenOver)):
             return False
         delivery.apologising = delivery.posted or delivery.attempted_often_enough
         return delivery.apologising
@@ -250,6 +273,24 @@ class Deliveries:
         if error.decision in ("ambiguous", "unsent", "throttled"):
             return await self._park(delivery, "Unsure", str(error))
         return await self._bury(delivery, REASONS[error.decision], str(error))
+
+    async def _await_sign_in(self, delivery: Delivery, error: SignInRequired) -> str:
+        """Nobody is asked in a turn that nobody began: the work waits until the user has signed in by other means."""
+        if delivery.posted:
+            sentence = "It said something before it asked for the user's token, so it cannot run again; ask first"
+            return await self._bury(delivery, "SignInRequired", sentence)
+        item = delivery.item
+        named = f"{item.kind}:{len(item.scope)}:{item.scope}{item.key}"
+        await self._awaiting.wait(
+            item,
+            error,
+            named=named,
+            conversation_id=delivery.conversation_id,
+            what=delivery.what,
+            most=WAITS_FOR,
+        )
+        await self._release(delivery)
+        return f"waits for a sign-in to {error.name!r}"
 
     async def _again(self, delivery: Delivery, reason: str, explanation: str) -> str:
         """Try later: first the claim goes back, then the copy onto the queue, and only then is the message settled."""

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agent_core.errors import DocumentChanged, DocumentExists, StoreUnavailable
+from agent_core.proactive.claims import Mark, TakenOver, held, held_until
 from agent_core.store.document_store import (
     CONVERSATIONS,
     Create,
@@ -21,7 +22,6 @@ from agent_core.store.document_store import (
     JsonObject,
     Operation,
     id_for,
-    parse_time,
     time_text,
 )
 
@@ -30,12 +30,11 @@ KEPT = timedelta(days=14)
 # living owner.
 LEASE = timedelta(minutes=6)
 
+# How often a step is written over a version that is ours too.
+TRIES = 3
+
 # Looks up the expectation that a callback fulfils; None if there is none.
 Expectation = Callable[[], Awaitable[Document | None]]
-
-
-class TakenOver(Exception):
-    """The record has another version than ours: another worker holds the delivery now."""
 
 
 @dataclass(slots=True)
@@ -101,7 +100,7 @@ class Ledger:
                 "replaces": expected.body["replaces"] if expected else None,
                 "created": time_text(self._now()),
                 "ttl": int(KEPT.total_seconds()),
-                **self._held("claimed", token),
+                **held("claimed", token, self._now(), LEASE),
             }
             operations: list[Operation] = [Create(body)]
             if expected is not None:
@@ -126,30 +125,44 @@ class Ledger:
         status = stored.body["status"]
         if status in ("sent", "parked", "dead"):
             return Settled(status)
-        until = parse_time(stored.body["heldUntil"])
+        until = held_until(stored)
         if until > self._now():
             return Held(until)
         if status == "sending":
             return Unsure(Claim(stored))
         claim = Claim(stored)
-        await self._write(claim, self._held("claimed", token))
+        await self._write(claim, held("claimed", token, self._now(), LEASE), ours=token)
         return claim
+
+    def mark(self, claim: Claim, status: str, **changes: Any) -> Mark:
+        """The next step, to be written together with what else it belongs to."""
+        token = claim.document.body["token"]
+        return Mark(claim.document, {**held(status, token, self._now(), LEASE), **changes})
 
     async def step(self, claim: Claim, status: str, **changes: Any) -> None:
         """Write how far it came. Raises TakenOver if somebody else holds the delivery by now."""
-        await self._write(claim, {**self._held(status, claim.document.body["token"]), **changes})
+        await self._write(claim, self.mark(claim, status, **changes).changes, ours=claim.document.body["token"])
 
     async def release(self, claim: Claim) -> None:
         """Give it back as if it had never been begun; the next worker need not wait."""
-        await self._write(claim, {"status": "claimed", "token": "", "heldUntil": time_text(self._now())})
+        now = time_text(self._now())
+        given_back = {"status": "claimed", "token": "", "heldUntil": now, "updated": now}
+        await self._write(claim, given_back, ours=claim.document.body["token"])
 
-    def _held(self, status: str, token: str) -> dict[str, Any]:
-        now = self._now()
-        return {"status": status, "token": token, "heldUntil": time_text(now + LEASE), "updated": time_text(now)}
-
-    async def _write(self, claim: Claim, changes: dict[str, Any]) -> None:
-        body = {**claim.document.body, **changes}
-        try:
-            claim.document = await self._store.replace(CONVERSATIONS, body, claim.document.etag)
-        except DocumentChanged as error:
-            raise TakenOver from error
+    async def _write(self, claim: Claim, changes: dict[str, Any], *, ours: str) -> None:
+        mark = Mark(claim.document, changes)
+        for _ in range(TRIES):
+            document = mark.document
+            try:
+                claim.document = await self._store.replace(CONVERSATIONS, mark.body, document.etag)
+                return
+            except DocumentChanged:
+                # By another worker; or by ourselves, in a write of which the answer was lost.
+                stored = await self._store.read(CONVERSATIONS, document.body[CONVERSATIONS.partition_key], document.id)
+            if mark.is_made_in(stored):
+                claim.document = stored
+                return
+            if stored is None or stored.body["token"] != ours:
+                raise TakenOver
+            mark = Mark(stored, changes)
+        raise TakenOver

@@ -160,6 +160,7 @@ class Notifications:
                 value=schedule.value,
                 prepare=partial(self._deliveries.watch, delivery),
                 may_apologise=partial(self._deliveries.gives_up, delivery),
+                mark=partial(self._deliveries.last_step, delivery),
             )
 
         if await self._deliveries.deliver(item, conversation.id, run, what=f"occurrence {name!r}"):

@@ -13,11 +13,13 @@ from agent_core.activity.conversation_reference import (
     ConversationReference,
     ResourceResponse,
 )
+from agent_core.proactive.claims import Mark
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
 from agent_core.turn.channel_adapter import ChannelAdapter, TurnErrorHandler
 from agent_core.turn.turn_context import Callbacks, TurnContext
 from agent_core.turn.turn_state import Handler, TurnState
+from agent_core.turn.user_tokens import UserTokens
 
 
 class Proactive:
@@ -29,11 +31,13 @@ class Proactive:
         conversations: Conversations,
         *,
         callbacks: Callbacks,
+        user_tokens: UserTokens,
         on_turn_error: TurnErrorHandler,
     ) -> None:
         self._adapter = adapter
         self._conversations = conversations
         self._callbacks = callbacks
+        self._user_tokens = user_tokens
         self._on_turn_error = on_turn_error
 
     async def store_conversation(self, conversation: Conversation | TurnContext) -> str:
@@ -78,29 +82,35 @@ class Proactive:
         handler: Handler,
         *,
         value: Any = None,
+        value_type: str | None = None,
         name: str = CONTINUE_CONVERSATION,
         prepare: Callable[[TurnContext], None] | None = None,
         may_apologise: Callable[[Exception], bool] | None = None,
+        mark: Callable[[], Mark | None] = lambda: None,
     ) -> None:
         """Run a handler as a turn in a stored conversation, with its state, through the middleware.
 
         Args:
             value: what the handler finds in `context.activity.value`.
+            value_type: what the handler finds in `context.activity.value_type`.
             name: what the handler finds in `context.activity.name`.
             prepare: called with the context before the middleware, to add hooks to it.
             may_apologise: asked whether the `@agent.error` handler may speak about an error; it may if not given.
+            mark: called after the turn; what it returns is written in the batch that keeps the state.
 
         Raises:
             ConversationNotFound: no conversation is stored under that id.
+            SignInRequired: the handler needs a token of the user. Nobody is asked here; callbacks and schedules wait.
             Exception: what the handler or a middleware raised, after the error handler saw it; its state is not saved.
         """
         if isinstance(conversation, str):
             conversation = await self._conversations.find(conversation)
         context = TurnContext(
             self._adapter,
-            continuation_activity(conversation.reference, name=name, value=value),
+            continuation_activity(conversation.reference, name=name, value=value, value_type=value_type),
             now=self._adapter.now(),
             callbacks=self._callbacks,
+            user_tokens=self._user_tokens,
             identity=conversation.identity,
             proactive=True,
             runtime=self._adapter,
@@ -110,14 +120,14 @@ class Proactive:
             prepare(context)
 
         async def logic(context: TurnContext) -> None:
-            async with self._conversations.turn(context) as state:
-                await handler(context, state)
+            await handler(context, context.state)
 
         async def on_error(context: TurnContext, error: Exception) -> None:
             if may_apologise is None or may_apologise(error):
                 await self._on_turn_error(context, error)
 
-        await self._adapter.run_turn(context, logic, on_error)
+        async with self._conversations.turn(context, mark):
+            await self._adapter.run_turn(context, logic, on_error)
 
     async def create_conversation(
         self,

@@ -1,4 +1,4 @@
-"""What the agent sends itself through its work queue: long-running turns, due occurrences, work to try again."""
+"""What the agent sends itself through its work queue: long turns, due occurrences, what to try or save again."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from agent_core.activity.activity import Activity
 from agent_core.activity.json_text import MAX_DEPTH, dump, parse_object
 from agent_core.errors import BadActivity, InvalidCallback
 from agent_core.proactive.queue import QueueMessage
+from agent_core.turn.claims_identity import ClaimsIdentity
 
-Kind = Literal["callback", "occurrence", "turn"]
-KINDS: tuple[Kind, ...] = ("callback", "occurrence", "turn")
+Kind = Literal["callback", "occurrence", "save", "sign_in", "turn"]
+KINDS: tuple[Kind, ...] = ("callback", "occurrence", "save", "sign_in", "turn")
 
 # How long after which failed attempt the next one is made; after the last, the work is a dead letter.
 LADDER = tuple(timedelta(seconds=seconds) for seconds in (1, 5, 30, 120, 600, 3600))
@@ -37,21 +39,23 @@ class WorkItem:
     wait: int = 0
     scope: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """The item as JSON."""
+        return {
+            "kind": self.kind,
+            "key": self.key,
+            "payload": self.payload,
+            "attempt": self.attempt,
+            "wait": self.wait,
+            "scope": self.scope,
+        }
+
     def to_message(self, at: datetime | None = None) -> QueueMessage:
         """The queue message, to be received not before `at`.
 
         Its id is made from the key and the attempt, so sending it twice puts it on the queue once.
         """
-        body = dump(
-            {
-                "kind": self.kind,
-                "key": self.key,
-                "payload": self.payload,
-                "attempt": self.attempt,
-                "wait": self.wait,
-                "scope": self.scope,
-            }
-        )
+        body = dump(self.to_dict())
         named = f"{len(self.scope)}:{self.scope}{self.key}"
         digest = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()[:40]
         return QueueMessage(
@@ -69,6 +73,11 @@ class WorkItem:
             body = parse_object(message.body, MAX_DEPTH + 8)
         except BadActivity as error:
             raise InvalidCallback(str(error), reason=error.code) from error
+        return cls.from_dict(body)
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> WorkItem:
+        """Like `from_message`, of the parsed body."""
         kind, key, payload = body.get("kind"), body.get("key"), body.get("payload")
         attempt, wait, scope = body.get("attempt"), body.get("wait"), body.get("scope", "")
         if (
@@ -94,3 +103,12 @@ class WorkItem:
     def put_back(self) -> WorkItem:
         """The same attempt, later."""
         return replace(self, wait=self.wait + 1)
+
+
+def turn_payload(activity: Activity, identity: ClaimsIdentity) -> dict[str, Any]:
+    """What a turn that runs later needs of the activity that began it."""
+    return {
+        "activity": activity.to_dict(),
+        "claims": identity.persisted(),
+        "serviceUrlVerified": identity.service_url_verified,
+    }

@@ -6,24 +6,46 @@ import asyncio
 import logging
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.attachments import Attachment
 from agent_core.activity.conversation_reference import (
+    ChannelAccount,
     ConversationParameters,
     ConversationResourceResponse,
     ResourceResponse,
 )
+from agent_core.activity.received_attachments import FetchedContent
+from agent_core.errors import NotSupported
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware, MiddlewareSet
 from agent_core.turn.turn_context import Callbacks, TurnContext
+from agent_core.turn.user_tokens import UserTokens, UserTokenService
 
 logger = logging.getLogger(__name__)
 
 TurnLogic = Callable[[TurnContext], Awaitable[None]]
 TurnErrorHandler = Callable[[TurnContext, Exception], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How an incoming activity is answered.
+
+    Attributes:
+        status: the HTTP status.
+        body: JSON, or None for an empty body.
+        failed: the turn failed; what it changed in the state is not kept.
+    """
+
+    status: int
+    body: Any = None
+    failed: bool = False
 
 
 class Agent(Protocol):
@@ -32,6 +54,18 @@ class Agent(Protocol):
     @property
     def callbacks(self) -> Callbacks:
         """Where its turns say that a callback is to come."""
+
+    async def answer_once(self, context: TurnContext, turn: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Run the turn of an incoming activity, with its state, unless it was run before; a copy gets the same answer.
+
+        Raises:
+            Busy: the turn of another copy runs still; let the channel try again.
+            StoreError: it was not run, or it failed before it said anything.
+        """
+
+    @property
+    def user_tokens(self) -> UserTokens:
+        """Where its turns get the tokens of their users."""
 
     async def on_turn(self, context: TurnContext) -> None:
         """Handle one activity."""
@@ -68,6 +102,30 @@ class ChannelAdapter(ABC):
         self._middleware.use(*middleware)
         return self
 
+    async def receive(self, activity: Activity, identity: ClaimsIdentity, agent: Agent) -> TurnContext:
+        """An activity came in whose sender takes no answer in the request: run its turn, or put it on the queue.
+
+        A copy of one that was received before runs nothing. What the turn raises comes out, Busy and StoreError too:
+        let the sender try again. Returns the context, which is over.
+        """
+        context = TurnContext(
+            self,
+            activity,
+            now=self.now(),
+            callbacks=agent.callbacks,
+            user_tokens=agent.user_tokens,
+            identity=identity,
+            runtime=self,
+        )
+
+        async def turn() -> Answer:
+            await self.run_turn(context, agent.on_turn, agent.on_turn_error)
+            return Answer(202)
+
+        if not await agent.defer(activity, identity):
+            await agent.answer_once(context, turn)
+        return context
+
     async def run_turn(self, context: TurnContext, logic: TurnLogic, on_error: TurnErrorHandler) -> None:
         """Run `logic` inside the middleware, as one turn; logs one line.
 
@@ -101,6 +159,11 @@ class ChannelAdapter(ABC):
                 activity.id,
             )
 
+    @property
+    def user_tokens(self) -> UserTokenService:
+        """What keeps the tokens of this channel's users. Raises NotSupported where nothing does."""
+        raise NotSupported(f"{type(self).__name__} has no token service, so users cannot sign in through it")
+
     @abstractmethod
     def own_identity(self) -> ClaimsIdentity:
         """As whom the agent begins a conversation that nobody called it into."""
@@ -126,6 +189,31 @@ class ChannelAdapter(ABC):
         Raises:
             ChannelError: the channel did not create it.
         """
+
+    def fetch_attachment(
+        self,
+        activity: Activity,
+        identity: ClaimsIdentity,
+        attachment: Attachment,
+        *,
+        slack_token: str | None,
+        max_redirects: int,
+    ) -> AbstractAsyncContextManager[FetchedContent]:
+        """Fetch the content of an attachment of that activity, which that caller sent; an adapter may leave this out.
+
+        Raises:
+            AttachmentNotAvailable: it may not be fetched, or could not be.
+            NotSupported: this adapter downloads nothing.
+        """
+        raise NotSupported(f"{type(self).__name__} downloads no attachments; implement its fetch_attachment")
+
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        """Look up somebody in the conversation of this turn; NotSupported on a channel that cannot."""
+        raise NotSupported(f"{type(self).__name__} cannot look up members")
+
+    def get_paged_members(self, context: TurnContext, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
+        """Everybody in the conversation of this turn; NotSupported on a channel that cannot."""
+        raise NotSupported(f"{type(self).__name__} cannot look up members")
 
 
 async def _sleep(delay: timedelta) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.activity_types import CallbackTypes
 from agent_core.activity.activity_values import InvokeResponse
+from agent_core.activity.attachments import Attachment
 from agent_core.activity.channels import Channel, channel_of
-from agent_core.activity.conversation_reference import ConversationReference, ResourceResponse
+from agent_core.activity.conversation_reference import ChannelAccount, ConversationReference, ResourceResponse
 from agent_core.activity.message_factory import MessageFactory
-from agent_core.activity.received_attachments import ReceivedAttachment, received_attachments
+from agent_core.activity.received_attachments import FetchedContent, ReceivedAttachment, received_attachments
 from agent_core.errors import NotSupported, TurnEnded
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.outgoing import fit, with_fewer_actions, within_size
 from agent_core.turn.stream_protocol import is_stream
 from agent_core.turn.stream_sender import Runtime
 from agent_core.turn.streaming_response import StreamingResponse
+from agent_core.turn.turn_state import TurnState
+from agent_core.turn.user_tokens import UserTokens
 
 SendHook = Callable[
     ["TurnContext", Sequence[Activity], Callable[[Sequence[Activity]], Awaitable[list[ResourceResponse]]]],
@@ -29,6 +34,11 @@ UpdateHook = Callable[
     ["TurnContext", Activity, Callable[[Activity], Awaitable[ResourceResponse]]], Awaitable[ResourceResponse]
 ]
 DeleteHook = Callable[["TurnContext", str, Callable[[str], Awaitable[None]]], Awaitable[None]]
+
+# What whoever was asked may answer.
+ANSWERS = frozenset({CallbackTypes.result, CallbackTypes.progress, CallbackTypes.failed})
+# As long as the queue keeps a message, twice: a supplier may be slow, and its message may lie there.
+EXPECTED_FOR = timedelta(days=14)
 
 
 class Sender(Protocol):
@@ -43,6 +53,31 @@ class Sender(Protocol):
     async def delete_activity(self, context: TurnContext, activity_id: str) -> None:
         """Take it back."""
 
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        """Look up somebody in the conversation."""
+
+    def get_paged_members(self, context: TurnContext, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
+        """Everybody in the conversation, page after page."""
+
+
+class TurnRuntime(Runtime, Protocol):
+    """What a turn needs of its adapter besides sending."""
+
+    def fetch_attachment(
+        self,
+        activity: Activity,
+        identity: ClaimsIdentity,
+        attachment: Attachment,
+        *,
+        slack_token: str | None,
+        max_redirects: int,
+    ) -> AbstractAsyncContextManager[FetchedContent]:
+        """Fetch the content of an attachment of that activity, which that caller sent.
+
+        Raises:
+            AttachmentNotAvailable: it may not be fetched, or could not be.
+        """
+
 
 class CallbackTicket(Protocol):
     """What an external system has to send back to continue the conversation."""
@@ -54,7 +89,15 @@ class CallbackTicket(Protocol):
 class Callbacks(Protocol):
     """Where a turn says that an external system will continue it."""
 
-    async def expect(self, context: TurnContext, continuation: str, replaces: str | None) -> CallbackTicket:
+    async def expect(
+        self,
+        context: TurnContext,
+        continuation: str,
+        *,
+        replaces: str | None,
+        kinds: Collection[CallbackTypes],
+        valid_for: timedelta,
+    ) -> CallbackTicket:
         """Remember, durably, that this callback is to come."""
 
 
@@ -64,6 +107,7 @@ class TurnContext:
     Attributes:
         activity: what came in, mentions of the agent removed from its text.
         identity: who sent it.
+        state: what is remembered of this conversation and user; saved after the turn if it did not fail.
         now: when the turn began, aware, UTC.
         invoke_response: the answer to an invoke activity, from the handler's return value.
         handled_by: the name of the handler that was chosen, None if there was none.
@@ -78,13 +122,16 @@ class TurnContext:
         *,
         now: datetime,
         callbacks: Callbacks | None = None,
+        user_tokens: UserTokens | None = None,
         identity: ClaimsIdentity | None = None,
         proactive: bool = False,
-        runtime: Runtime | None = None,
+        runtime: TurnRuntime | None = None,
     ) -> None:
-        """`runtime` is the adapter, as a rule; without one, streaming responses are one message each."""
+        """`runtime` is the adapter, as a rule; without one, streaming responses are one message each, and there is
+        nothing to download."""
         self.activity = activity.without_mention_of_recipient()
         self.identity = identity or ClaimsIdentity()
+        self.state = TurnState()
         self.now = now
         self._match: re.Match[str] | None = None
         self.invoke_response: InvokeResponse | None = None
@@ -93,7 +140,9 @@ class TurnContext:
         self.proactive = proactive
         self._sender = sender
         self._callbacks = callbacks
-        self._runtime = runtime
+        self._user_tokens = user_tokens
+        self._runtime: Runtime | None = runtime
+        self._attachments_from = runtime
         self._stream: StreamingResponse | None = None
         self._ended = False
         self._send_hooks: list[SendHook] = []
@@ -133,8 +182,8 @@ class TurnContext:
 
     @property
     def attachments(self) -> tuple[ReceivedAttachment, ...]:
-        """What the user sent along: files, pictures and cards."""
-        return received_attachments(self.activity)
+        """What the user sent along: files, pictures and cards. `await attachment.download()` fetches one's content."""
+        return received_attachments(self.activity, self._fetch_attachment)
 
     @property
     def streaming_response(self) -> StreamingResponse:
@@ -153,6 +202,16 @@ class TurnContext:
             )
             self._stream = StreamingResponse(self, self._runtime if streams else None)
         return self._stream
+
+    def _fetch_attachment(
+        self, attachment: Attachment, *, slack_token: str | None, max_redirects: int
+    ) -> AbstractAsyncContextManager[FetchedContent]:
+        self._check_running()
+        if self._attachments_from is None:
+            raise NotSupported("This context was built without a runtime; run the turn through an adapter")
+        return self._attachments_from.fetch_attachment(
+            self.activity, self.identity, attachment, slack_token=slack_token, max_redirects=max_redirects
+        )
 
     def buffer_streams(self) -> None:
         """Let each streaming response of this turn be one message, whatever the channel can do."""
@@ -231,7 +290,41 @@ class TurnContext:
             delete = partial(_with_hook, hook, self, delete)
         await delete(activity_id)
 
-    async def expect_callback(self, continuation: str, *, replaces: ResourceResponse | None = None) -> CallbackTicket:
+    async def get_member(self, user_id: str) -> ChannelAccount:
+        """Somebody in this conversation; Teams tells name, email and more (`member.to_dict()`).
+
+        Raises:
+            ChannelError: see `send_activity`; `gone` for who is not in it.
+            NotSupported: the channel cannot look up members.
+        """
+        self._check_running()
+        return await self._sender.get_member(self, user_id)
+
+    async def get_paged_members(self, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
+        """Everybody in this conversation, in a Teams channel everybody in its team; a page is fetched when it is due.
+
+            async for member in context.get_paged_members(): ...
+
+        Args:
+            page_size: how many to fetch at once; Teams gives 50 to 500.
+
+        Raises:
+            ChannelError: see `send_activity`.
+            NotSupported: the channel cannot look up members.
+        """
+        self._check_running()
+        async for member in self._sender.get_paged_members(self, page_size):
+            self._check_running()
+            yield member
+
+    async def expect_callback(
+        self,
+        continuation: str,
+        *,
+        replaces: ResourceResponse | None = None,
+        kinds: Collection[CallbackTypes] = ANSWERS,
+        valid_for: timedelta = EXPECTED_FOR,
+    ) -> CallbackTicket:
         """Say that an external system will continue this conversation with `@agent.continuation(continuation)`.
 
         The expectation is stored, with the conversation, before this returns: hand out the ticket afterwards, and no
@@ -241,6 +334,9 @@ class TurnContext:
             continuation: the name of the continuation.
             replaces: what `send_activity` returned for a placeholder; the continuation's first message then edits it.
                 Ignored on a channel that cannot edit, where the answer comes as a new message.
+            kinds: what the ticket allows; add `CallbackTypes.notification` if its holder may also send messages of its
+                own to this conversation.
+            valid_for: how long the answer is waited for, and the ticket is good.
 
         Raises:
             ContinuationNotFound: no continuation has that name.
@@ -249,7 +345,54 @@ class TurnContext:
         self._check_running()
         if self._callbacks is None:
             raise NotSupported("This context was built without callbacks; run the turn through an AgentApplication")
-        return await self._callbacks.expect(self, continuation, replaces.id if replaces else None)
+        return await self._callbacks.expect(
+            self, continuation, replaces=replaces.id if replaces else None, kinds=kinds, valid_for=valid_for
+        )
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether this conversation is the agent's with one user, as far as the channel says."""
+        conversation = self.activity.conversation
+        kind = conversation.conversation_type if conversation else None
+        if kind is not None:
+            return kind == "personal"
+        is_group = conversation.is_group if conversation else None
+        # Teams has groups that do not say so; most other channels have none, and say nothing.
+        return is_group is False or (is_group is None and self.activity.channel != "msteams")
+
+    async def user_token(self, name: str, *, user_id: str | None = None) -> str:
+        """The user's token for an OAuth connection of the Azure Bot, such as `graph`; see the settings for its name.
+
+            token = await context.user_token("graph")
+
+        Ask before you say or change anything: the handler runs again from its beginning once the user has signed in.
+
+        Args:
+            user_id: in a turn that the agent began itself, whose token; by default that of the conversation's user. In
+                a group there is no such user, and it must be given.
+
+        Returns:
+            A token that is valid for some minutes. Ask again in the next turn, and keep it nowhere.
+
+        Raises:
+            SignInRequired: there is none. Let it out of the handler: in a conversation of one user he is asked to sign
+                in, and a continuation waits until he has.
+            NotSupported: this turn has no user of its own.
+            SettingsError: there is no token service, for want of an app id.
+            ChannelError: the token service failed or was not reached.
+        """
+        self._check_running()
+        return await self._tokens().token(self, name, user_id)
+
+    async def sign_out(self, name: str) -> None:
+        """Let the token service forget the user's token. Raises like `user_token`."""
+        self._check_running()
+        await self._tokens().sign_out(self, name)
+
+    def _tokens(self) -> UserTokens:
+        if self._user_tokens is None:
+            raise NotSupported("This context was built without user tokens; run the turn through an AgentApplication")
+        return self._user_tokens
 
     def on_send_activities(self, hook: SendHook) -> None:
         """Wrap every send of this turn in `hook(context, activities, next)`; the hook added first is outermost."""

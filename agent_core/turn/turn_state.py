@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agent_core.turn.turn_context import TurnContext
+if TYPE_CHECKING:
+    from agent_core.turn.turn_context import TurnContext
 
 
 class StateScope(MutableMapping[str, Any]):
@@ -38,6 +39,25 @@ class StateScope(MutableMapping[str, Any]):
         """Whether there is anything to save."""
         return {key: _text(value) for key, value in self._values.items()} != self._loaded
 
+    def forget_changes(self) -> None:
+        """Make it again what was loaded."""
+        self._values = {key: json.loads(text) for key, text in self._loaded.items()}
+
+    @property
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """What changed, by key: `from` the value that was loaded, `to` the new one; absent where the key was or is."""
+        keys = [key for key in {**self._loaded, **self._values} if self._loaded.get(key) != self._now(key)]
+        return {
+            key: {
+                **({"from": json.loads(self._loaded[key])} if key in self._loaded else {}),
+                **({"to": self._values[key]} if key in self._values else {}),
+            }
+            for key in keys
+        }
+
+    def _now(self, key: str) -> str | None:
+        return _text(self._values[key]) if key in self._values else None
+
     def laid_over(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """What to store: the keys this turn changed or deleted, over what is stored by now; its other keys stay."""
         merged = {key: value for key, value in stored.items() if key not in self._loaded or key in self._values}
@@ -62,9 +82,14 @@ class TurnState:
         self.user = StateScope() if user is None else user
         self.temp: dict[str, Any] = {}
 
+    def forget_changes(self) -> None:
+        """What the handler did to the state so far shall not be saved."""
+        self.conversation.forget_changes()
+        self.user.forget_changes()
+
 
 # What answers a turn; what it returns is the answer to an invoke activity, and ignored for all others.
-Handler = Callable[[TurnContext, TurnState], Awaitable[Any]]
+Handler = Callable[["TurnContext", TurnState], Awaitable[Any]]
 
 
 def _text(value: Any) -> str:

@@ -60,12 +60,8 @@ class SlackAdapter(ChannelAdapter):
         event = request.get("event", {})
         # Slack hears its own messages too: an agent that answers itself never stops.
         if event.get("type") in ("message", "app_mention") and not event.get("bot_id") and not event.get("subtype"):
-            activity = _activity(request)
-            identity = ClaimsIdentity(service_url_verified=True)
-            # Slack waits three seconds and then sends again, so a long-running route goes onto the queue.
-            if not await agent.defer(activity, identity):
-                context = TurnContext(self, activity, now=self.now(), callbacks=agent.callbacks, identity=identity)
-                await self.run_turn(context, agent.on_turn, agent.on_turn_error)
+            # Slack waits three seconds and then sends again: what it repeats is dropped.
+            await self.receive(_activity(request), ClaimsIdentity(service_url_verified=True), agent)
         return {}
 
     def own_identity(self) -> ClaimsIdentity:

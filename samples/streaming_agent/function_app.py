@@ -21,7 +21,7 @@ from agent_core import (
 )
 
 services = AzureServices(Settings.from_environment())
-agent = AgentApplication(services.adapter, services.store, services.queue)
+agent = AgentApplication(services.adapter, services.store, services.queue, tickets=services.tickets)
 host = FunctionsHost(agent, services)
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 app.register_functions(http_api(host))

@@ -18,7 +18,7 @@ from agent_core.errors import BadActivity, NotAllowed, QueueUnavailable, Setting
 from agent_core.proactive.queue import QueueMessage
 from agent_core.store.memory_store import MemoryStore
 from agent_core.testing import ManualClock, MemoryQueue
-from tests.serving import FakeChannel, serve
+from tests.serving import FakeChannel, anywhere, serve
 
 JSON = {"content-type": "application/json; charset=utf-8"}
 URL = "http://127.0.0.1:7071/api/messages"
@@ -68,7 +68,7 @@ class Setting:
 
 @pytest.fixture
 async def http() -> AsyncIterator[HttpClient]:
-    client = HttpClient(connect_timeout=1, read_timeout=1)
+    client = HttpClient(allow_address=anywhere, connect_timeout=1, read_timeout=1)
     yield client
     await client.close()
 
@@ -177,7 +177,7 @@ async def test_a_handlers_exception_is_logged_once_and_never_shown(
         await context.send_activity("Sorry")
 
     await setting.post(setting.activity())
-    answer = await setting.post(setting.activity(text="fail"))
+    answer = await setting.post(setting.activity(id="in/2", text="fail"))
     assert (answer.status, answer.body) == (202, b"")
     assert setting.channel.texts == ["Hello!", "Sorry"]
     assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
@@ -214,7 +214,7 @@ async def test_an_invoke_is_answered_in_the_http_response(setting: Setting) -> N
         assert not isinstance(error, BadActivity), "what the caller did wrong is told to the caller only"
 
     async def invoke(name: str) -> HttpResponse:
-        return await setting.post(setting.activity(type="invoke", name=name, text=None))
+        return await setting.post(setting.activity(type="invoke", id=f"in/{name}", name=name, text=None))
 
     answer = await invoke("task/fetch")
     assert (answer.status, json.loads(answer.body)) == (200, {"task": {"type": "message", "value": "ü"}})
@@ -394,7 +394,7 @@ async def test_a_verified_caller_is_named_by_its_token(setting: Setting) -> None
         async def validate(self, authorization: str | None, activity: Activity) -> ClaimsIdentity:
             return ClaimsIdentity({"aud": "app", "iss": "https://api.botframework.com"}, service_url_verified=True)
 
-    validator = Verified("app", HttpClient(), setting.clock.now)
+    validator = Verified("app", HttpClient(allow_address=anywhere), setting.clock.now)
     setting.adapter._identity = lambda: AgentIdentity("app", validator)
     await setting.post(setting.activity(text="who", callerId="urn:botframework:aadappid:evil"))
     assert seen == ["urn:botframework:azure"]

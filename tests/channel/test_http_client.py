@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent_core.channel.http_client import HttpAnswer, HttpClient
 from agent_core.errors import NoAnswer, NotSent
+from tests.serving import anywhere
 
 Answer = Callable[["Exchange"], Awaitable[None]]
 _OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -103,7 +104,7 @@ async def test_a_request_arrives_as_it_was_given_and_its_answer_comes_back_whole
             b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
         )
 
-    async with serving(answer) as server, opened(HttpClient(user_agent="agent/1")) as client:
+    async with serving(answer) as server, opened(HttpClient(allow_address=anywhere, user_agent="agent/1")) as client:
         got = await client.request("POST", server.url + "/a;b=1?q=%20c#d", headers={"X-A": "1"}, content=b'{"a": 1}')
     assert got == HttpAnswer(429, {"retry-after": "3", "x-id": "1, 2", "transfer-encoding": "chunked"}, b"abcde")
     [exchange] = server.exchanges
@@ -120,7 +121,7 @@ async def test_a_request_arrives_as_it_was_given_and_its_answer_comes_back_whole
 
 
 async def test_requests_one_after_another_share_a_connection() -> None:
-    async with serving() as server, opened(HttpClient()) as client:
+    async with serving() as server, opened(HttpClient(allow_address=anywhere)) as client:
         for _ in range(3):
             await client.request("POST", server.url, content=b"x")
     assert len(server.connections) == 1
@@ -138,7 +139,7 @@ async def test_tasks_at_once_each_get_the_answer_to_their_own_request() -> None:
         if number % 7 == 0:
             exchange.writer.close()
 
-    async with serving(answer) as server, opened(HttpClient(max_connections=8)) as client:
+    async with serving(answer) as server, opened(HttpClient(allow_address=anywhere, max_connections=8)) as client:
         answers = await asyncio.gather(
             *(client.request("POST", server.url, content=b"%d" % number) for number in range(300)),
             return_exceptions=True,
@@ -160,7 +161,11 @@ async def test_no_more_connections_are_open_than_allowed_also_over_several_hosts
         most = max(most, one.open + two.open)
         await exchange.answer(_OK)
 
-    async with serving(answer) as one, serving(answer) as two, opened(HttpClient(max_connections=4)) as client:
+    async with (
+        serving(answer) as one,
+        serving(answer) as two,
+        opened(HttpClient(allow_address=anywhere, max_connections=4)) as client,
+    ):
         for url in (one.url, two.url, one.url, two.url):
             await asyncio.gather(*(client.request("POST", url, content=b"x") for _ in range(20)))
     assert most == 4
@@ -168,7 +173,7 @@ async def test_no_more_connections_are_open_than_allowed_also_over_several_hosts
 
 async def test_a_connection_the_server_closed_while_idle_is_not_used_again() -> None:
     """Else the first POST after a quiet minute would fail with an outcome that nobody can know."""
-    async with serving() as server, opened(HttpClient()) as client:
+    async with serving() as server, opened(HttpClient(allow_address=anywhere)) as client:
         for number in range(1, 6):
             await client.request("POST", server.url, content=b"x")
             assert len(server.connections) == number
@@ -177,7 +182,7 @@ async def test_a_connection_the_server_closed_while_idle_is_not_used_again() -> 
 
 
 async def test_a_connection_the_server_reset_while_idle_is_not_used_again() -> None:
-    async with serving() as server, opened(HttpClient()) as client:
+    async with serving() as server, opened(HttpClient(allow_address=anywhere)) as client:
         await client.request("POST", server.url, content=b"x")
         held = server.connections[0].transport.get_extra_info("socket")
         # Lingering for no time makes the close a reset.
@@ -190,7 +195,7 @@ async def test_a_connection_the_server_reset_while_idle_is_not_used_again() -> N
 
 async def test_the_connections_of_a_busy_time_are_closed_when_the_server_has_given_them_up() -> None:
     """By the next request, to that host or to another."""
-    async with serving() as busy, serving() as other, opened(HttpClient()) as client:
+    async with serving() as busy, serving() as other, opened(HttpClient(allow_address=anywhere)) as client:
         await asyncio.gather(*(client.request("POST", busy.url, content=b"x") for _ in range(10)))
         assert busy.open == 10
         await client.request("POST", busy.url, content=b"x")
@@ -211,13 +216,13 @@ async def test_the_connections_of_a_busy_time_are_closed_when_the_server_has_giv
 
 async def test_a_refused_connection_was_surely_not_sent() -> None:
     with unused_port() as port:
-        async with opened(HttpClient()) as client:
+        async with opened(HttpClient(allow_address=anywhere)) as client:
             with pytest.raises(NotSent, match=r"127\.0\.0\.1"):
                 await client.request("POST", f"http://127.0.0.1:{port}/", content=b"x")
 
 
 async def test_an_unknown_name_was_surely_not_sent() -> None:
-    async with opened(HttpClient()) as client:
+    async with opened(HttpClient(allow_address=anywhere)) as client:
         with pytest.raises(NotSent):
             await client.request("POST", "https://agent.invalid/", content=b"x")
 
@@ -231,7 +236,7 @@ async def test_a_host_that_takes_no_connection_in_time_was_surely_not_sent_to() 
         for each in waiting:
             each.setblocking(False)
             each.connect_ex(listener.getsockname())
-        async with opened(HttpClient(connect_timeout=0.2)) as client:
+        async with opened(HttpClient(allow_address=anywhere, connect_timeout=0.2)) as client:
             with pytest.raises(NotSent):
                 await client.request("POST", f"http://127.0.0.1:{listener.getsockname()[1]}/", content=b"x")
         for each in waiting:
@@ -244,7 +249,7 @@ async def test_a_host_that_does_not_finish_tls_in_time_was_surely_not_sent_to() 
 
     connections: list[asyncio.StreamWriter] = []
     listener = await asyncio.start_server(silent, "127.0.0.1", 0)
-    async with opened(HttpClient(connect_timeout=0.2)) as client:
+    async with opened(HttpClient(allow_address=anywhere, connect_timeout=0.2)) as client:
         with pytest.raises(NotSent):
             await client.request("POST", f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}/", content=b"x")
     listener.close()
@@ -260,7 +265,10 @@ async def test_a_request_that_found_no_free_connection_was_surely_not_sent() -> 
         await release.wait()
         await exchange.answer(_OK)
 
-    async with serving(answer) as server, opened(HttpClient(max_connections=1, pool_timeout=0.1)) as client:
+    async with (
+        serving(answer) as server,
+        opened(HttpClient(allow_address=anywhere, max_connections=1, pool_timeout=0.1)) as client,
+    ):
         first = asyncio.create_task(client.request("POST", server.url, content=b"1"))
         await begun.wait()
         with pytest.raises(NotSent, match="max_connections"):
@@ -286,7 +294,7 @@ async def test_an_answer_cut_short_may_have_been_done(what: str, raw: bytes) -> 
         await exchange.answer(raw)
         exchange.writer.close()
 
-    async with serving(answer) as server, opened(HttpClient()) as client:
+    async with serving(answer) as server, opened(HttpClient(allow_address=anywhere)) as client:
         with pytest.raises(NoAnswer, match=r"127\.0\.0\.1"):
             await client.request("POST", server.url, content=b"x")
     assert len(server.exchanges) == 1, "it is not sent a second time"
@@ -299,7 +307,7 @@ async def test_a_reset_while_the_answer_is_awaited_may_have_been_done() -> None:
         )
         exchange.writer.transport.abort()
 
-    async with serving(answer) as server, opened(HttpClient()) as client:
+    async with serving(answer) as server, opened(HttpClient(allow_address=anywhere)) as client:
         with pytest.raises(NoAnswer):
             await client.request("POST", server.url, content=b"x")
     assert len(server.exchanges) == 1
@@ -312,7 +320,7 @@ async def test_a_reset_while_the_body_is_still_being_sent_may_have_been_done() -
         writer.transport.abort()
 
     listener = await asyncio.start_server(rude, "127.0.0.1", 0)
-    async with opened(HttpClient()) as client:
+    async with opened(HttpClient(allow_address=anywhere)) as client:
         with pytest.raises(NoAnswer):
             await client.request(
                 "POST", f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/", content=b"x" * 20_000_000
@@ -329,7 +337,7 @@ async def test_no_answer_in_time_may_have_been_done_and_the_connection_is_not_us
             await asyncio.sleep(0.2)
         await exchange.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n" + exchange.body)
 
-    async with serving(answer) as server, opened(HttpClient(connect_timeout=0.1)) as client:
+    async with serving(answer) as server, opened(HttpClient(allow_address=anywhere, connect_timeout=0.1)) as client:
         with pytest.raises(NoAnswer):
             await client.request("POST", server.url, content=b"1", read_timeout=0.1)
         assert (await client.request("POST", server.url, content=b"2")).body == b"2"
@@ -343,7 +351,7 @@ async def test_a_server_that_trickles_its_answer_cannot_hold_a_caller() -> None:
             await exchange.answer(b".")
             await asyncio.sleep(0.02)
 
-    async with serving(answer) as server, opened(HttpClient(connect_timeout=0.1)) as client:
+    async with serving(answer) as server, opened(HttpClient(allow_address=anywhere, connect_timeout=0.1)) as client:
         with pytest.raises(NoAnswer, match="in time"):
             await asyncio.wait_for(client.request("GET", server.url, read_timeout=0.1), 2)
 
@@ -353,7 +361,7 @@ async def test_a_body_longer_than_allowed_is_dropped(framing: bytes) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.answer(b"HTTP/1.1 200 OK\r\n" + framing + b"x" * 5000)
 
-    async with serving(answer) as server, opened(HttpClient(max_body=4999)) as client:
+    async with serving(answer) as server, opened(HttpClient(allow_address=anywhere, max_body=4999)) as client:
         with pytest.raises(NoAnswer, match="4999 bytes"):
             await client.request("GET", server.url)
         if framing.startswith(b"content"):
@@ -366,7 +374,7 @@ async def test_a_redirect_is_an_answer_and_a_cookie_is_not_sent_back() -> None:
             b"HTTP/1.1 307 Gone\r\nlocation: /elsewhere\r\nset-cookie: a=b; Path=/\r\ncontent-length: 0\r\n\r\n"
         )
 
-    async with serving(answer) as server, opened(HttpClient()) as client:
+    async with serving(answer) as server, opened(HttpClient(allow_address=anywhere)) as client:
         for _ in range(2):
             assert (await client.request("GET", server.url)).status == 307
     assert [exchange.line for exchange in server.exchanges] == ["GET /v3/x HTTP/1.1"] * 2
@@ -377,20 +385,22 @@ async def test_the_environments_proxy_is_not_used(monkeypatch: pytest.MonkeyPatc
     with unused_port() as port:
         for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
-        async with serving() as server, opened(HttpClient()) as client:
+        async with serving() as server, opened(HttpClient(allow_address=anywhere)) as client:
             assert (await client.request("GET", server.url)).status == 200
 
 
-@pytest.mark.parametrize("url", ["", "/v3/x", "ftp://host/", "file:///etc/passwd", "http://", "http://h:x/"])
+@pytest.mark.parametrize(
+    "url", ["", "/v3/x", "ftp://host/", "file:///etc/passwd", "http://", "http://h:x/", "http://h:0/"]
+)
 async def test_what_is_no_http_url_is_refused(url: str) -> None:
-    async with opened(HttpClient()) as client:
+    async with opened(HttpClient(allow_address=anywhere)) as client:
         with pytest.raises(ValueError):
             await client.request("GET", url)
 
 
 @pytest.mark.parametrize("header", [("Host", "evil"), ("content-length", "3"), ("x", "a\r\nb: c"), ("x y", "z")])
 async def test_a_header_that_would_break_the_message_is_refused_before_it_is_sent(header: tuple[str, str]) -> None:
-    async with serving() as server, opened(HttpClient()) as client:
+    async with serving() as server, opened(HttpClient(allow_address=anywhere)) as client:
         with pytest.raises(ValueError):
             await client.request("POST", server.url, headers=dict([header]), content=b"x")
         assert (await client.request("POST", server.url, content=b"x")).status == 200
@@ -405,7 +415,7 @@ async def test_a_cancelled_request_gives_its_place_back() -> None:
         if exchange.body != b"1":
             await exchange.answer(_OK)
 
-    async with serving(answer) as server, opened(HttpClient(max_connections=1)) as client:
+    async with serving(answer) as server, opened(HttpClient(allow_address=anywhere, max_connections=1)) as client:
         task = asyncio.create_task(client.request("POST", server.url, content=b"1"))
         await begun.wait()
         task.cancel()
@@ -415,7 +425,7 @@ async def test_a_cancelled_request_gives_its_place_back() -> None:
 
 
 async def test_a_closed_client_opens_again() -> None:
-    async with serving() as server, opened(HttpClient()) as client:
+    async with serving() as server, opened(HttpClient(allow_address=anywhere)) as client:
         await client.request("GET", server.url)
         await client.close()
         assert (await client.request("GET", server.url)).status == 200
@@ -431,7 +441,7 @@ async def test_a_request_under_way_while_the_client_closes_is_answered_and_leave
         await exchange.answer(_OK)
 
     async with serving(answer) as server:
-        client = HttpClient()
+        client = HttpClient(allow_address=anywhere)
         task = asyncio.create_task(client.request("GET", server.url))
         await begun.wait()
         await client.close()
@@ -442,7 +452,7 @@ async def test_a_request_under_way_while_the_client_closes_is_answered_and_leave
 
 
 async def test_a_client_used_in_another_event_loop_opens_anew() -> None:
-    client = HttpClient()
+    client = HttpClient(allow_address=anywhere)
     async with serving() as server:
 
         async def use() -> int:
@@ -483,7 +493,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_a_server_nobody_vouches_for_is_sent_nothing(certificate: Path) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
-    async with serving(tls=tls) as server, opened(HttpClient()) as client:
+    async with serving(tls=tls) as server, opened(HttpClient(allow_address=anywhere)) as client:
         with pytest.raises(NotSent, match="certificate"):
             await client.request("POST", server.url, headers={"authorization": "Bearer secret"}, content=b"x")
     assert server.exchanges == []
@@ -493,7 +503,7 @@ async def test_tls_connections_are_kept_and_their_end_is_noticed(certificate: Pa
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     trust = ssl.create_default_context(cafile=str(certificate))
-    async with serving(tls=tls) as server, opened(HttpClient(ssl_context=trust)) as client:
+    async with serving(tls=tls) as server, opened(HttpClient(allow_address=anywhere, ssl_context=trust)) as client:
         for _ in range(3):
             await client.request("POST", server.url, content=b"x")
         assert len(server.connections) == 1

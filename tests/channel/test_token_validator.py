@@ -206,7 +206,7 @@ async def test_p8_7_an_agent_is_answered_at_the_hosts_that_are_set_for_it(
         assert refusal(answer) == (403, "ServiceUrlNotAllowed")
         assert setting.handled == []
     # Replies in the answer go to whoever asked, and nowhere else.
-    replies = await setting.post_as_agent(token, serviceUrl=service_url, deliveryMode="expectReplies")
+    replies = await setting.post_as_agent(token, id="2", serviceUrl=service_url, deliveryMode="expectReplies")
     assert replies.status == 200
     stored = await setting.agent.proactive.get_conversation("c1")
     assert stored is not None

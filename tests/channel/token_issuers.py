@@ -29,8 +29,7 @@ from agent_core.channel.token_validator import TokenValidator
 from agent_core.channel.url_guard import UrlGuard
 from agent_core.store.memory_store import MemoryStore
 from agent_core.testing import ManualClock, MemoryQueue
-from agent_core.turn.claims_identity import ClaimsIdentity
-from tests.serving import serve
+from tests.serving import anywhere, serve
 
 APP_ID = "1111abcd-2222-3333-4444-555555555555"
 TENANT = "aaaaaaaa-0000-1111-2222-bbbbbbbbbbbb"
@@ -113,13 +112,6 @@ class KeyServer:
         return Starlette(routes=[Route("/{rest:path}", anything)])
 
 
-class OpenGuard(UrlGuard):
-    """Lets everything pass, so that what is refused here was refused for the token."""
-
-    def check_service_url(self, url: str | None, identity: ClaimsIdentity | None = None) -> str:
-        return url or ""
-
-
 class Setting:
     """An agent behind a CloudAdapter, the issuers of one cloud, and a clock."""
 
@@ -151,7 +143,7 @@ class Setting:
         self.adapter = CloudAdapter(
             identity=lambda: AgentIdentity(APP_ID, self.validator),
             connector=lambda: ConnectorClient(http, None, self.clock.now),
-            guard=lambda: OpenGuard(development=False),
+            guard=lambda: UrlGuard(development=False, cloud=cloud, callers=callers),
             now=self.clock.now,
         )
         self.agent = AgentApplication(self.adapter, MemoryStore(self.clock.now), MemoryQueue(self.clock))
@@ -265,7 +257,7 @@ class Issuers:
 async def running_issuers() -> AsyncIterator[Issuers]:
     """Serve the keys."""
     server = KeyServer()
-    http = HttpClient()
+    http = HttpClient(allow_address=anywhere)
     async with serve(server.app()) as server.url:
         try:
             yield Issuers(server, http)

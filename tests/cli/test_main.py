@@ -1,6 +1,7 @@
 """The command line plays an external system's part, and says clearly what it could not do."""
 
 import asyncio
+import io
 import json
 from pathlib import Path
 
@@ -94,6 +95,58 @@ def test_outside_of_development_a_missing_connection_is_named(
     errors = capsys.readouterr().err
     assert "ServiceBusConnection" in errors
     assert "CosmosConnection" in errors
+
+
+def test_a_ticket_as_json_names_everything_but_the_value(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticket = {"conversationId": "c", "channelId": "msteams", "continuation": "order_placed", "ticket": "t1.x.y"}
+    (tmp_path / "ticket.json").write_text(json.dumps(ticket))
+    assert main(["publish", "--ticket-file", str(tmp_path / "ticket.json"), "--value", "1", "--id", "1"]) == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(ticket)))
+    failed = ["--type", "failed", "--error", '{"code": "OutOfStock"}', "--id", "2"]
+    assert main(["publish", "--ticket-file", "-", *failed]) == 0
+    error = {"code": "OutOfStock"}
+    assert received(data) == [
+        ("1", {**ticket, "id": "1", "value": 1}),
+        ("2", {**ticket, "id": "2", "type": "agent.callback.failed.v1", "error": error}),
+    ]
+    assert "'order_placed'" in capsys.readouterr().out
+
+
+def test_a_notification_is_published_with_its_text(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", "--conversation", "c", "--type", "notification", "--text", "Hi", "--id", "1"]) == 0
+    body = {"id": "1", "type": "agent.notification.v1", "conversationId": "c", "text": "Hi"}
+    assert received(data) == [("1", body)]
+    assert "a notification" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--conversation", "c"], "'continuation' is missing"),
+        (["x", "--conversation", "c", "--type", "progress"], "nothing to show"),
+        (["x", "--conversation", "c", "--type", "failed"], "'error' is missing"),
+    ],
+)
+def test_what_would_become_a_dead_letter_is_not_published(
+    data: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", *arguments]) == 1
+    assert words in capsys.readouterr().err
+    assert received(data) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "no json", None])
+def test_a_ticket_file_that_is_none_is_wrong_use(
+    tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "ticket.json").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main(["publish", "--ticket-file", str(tmp_path / "ticket.json")])
+    assert ended.value.code == 2
+    assert "--ticket-file" in capsys.readouterr().err
 
 
 def test_dead_letters_are_listed_for_people_and_for_programs(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,20 +1,31 @@
 """Which service the settings choose, and that choosing waits until it is used."""
 
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import azure.functions as func
 import pytest
+from azure.functions import ServiceBusMessage
+from azure.functions.meta import Datum
+from azure.functions.servicebus import ServiceBusMessageInConverter
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from agent_core import Activity, TurnContext
 from agent_core.agent_application import AgentApplication
-from agent_core.errors import SettingsError
+from agent_core.errors import AttachmentNotAvailable, NotSent, SettingsError
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.functions_host import FunctionsHost
-from agent_core.hosting.settings import CLIENT_ID, CLIENT_SECRET, TENANT_ID, Settings
+from agent_core.hosting.settings import CLIENT_ID, CLIENT_SECRET, TENANT_ID, TICKET_KEYS, TICKETS, Settings
 from agent_core.proactive.queue import QueueMessage
 from agent_core.store.document_store import CONVERSATIONS
+from tests.serving import serve
 
 ROOT = Path(__file__).parent.parent.parent
 COSMOS = "AccountEndpoint=https://x.documents.azure.com/;AccountKey=c2VjcmV0;"
@@ -100,6 +111,67 @@ async def test_readiness_says_what_is_missing(local: AzureServices) -> None:
     assert CLIENT_ID in unset.get_body().decode()
 
 
+def _callback() -> ServiceBusMessage:
+    """An event in binary mode, as the Functions host hands it over."""
+    attributes = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "agent.callback.result.v1"}
+    properties = Datum(json.dumps({f"cloudEvents:{name}": value for name, value in attributes.items()}), "json")
+    metadata = {"MessageId": Datum("m1", "string"), "ApplicationProperties": properties, "UserProperties": properties}
+    body = b'{"conversationId": "c1", "continuation": "order_placed"}'
+    return cast(ServiceBusMessage, ServiceBusMessageInConverter.decode(Datum(body, "bytes"), trigger_metadata=metadata))
+
+
+async def test_where_tickets_are_required_a_callback_without_one_continues_nothing(tmp_path: Path) -> None:
+    values = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "AGENT_LOCAL_DATA": str(tmp_path)}
+    services = AzureServices(Settings({**values, TICKETS: "required", TICKET_KEYS: "k" * 32}))
+    agent = AgentApplication(services.adapter, services.store, services.queue, tickets=services.tickets)
+    await FunctionsHost(agent, services).continue_conversation(_callback())
+    letters = [(letter.key, letter.reason) async for letter in agent.dead_letters.list()]
+    assert letters == [("event:/shop 1", "TicketMissing")]
+    await services.close()
+
+
+async def test_without_a_key_for_required_tickets_a_callback_stays_on_the_queue(tmp_path: Path) -> None:
+    """A setting that is missing is mended, and then the message is good: it must not be a dead letter."""
+    services = AzureServices(Settings({"AGENT_LOCAL_DATA": str(tmp_path)}))
+    for tickets, words in ((services.tickets, TICKET_KEYS), (None, "tickets=services.tickets")):
+        agent = AgentApplication(services.adapter, services.store, services.queue, tickets=tickets)
+        with pytest.raises(SettingsError, match=words):
+            await FunctionsHost(agent, services).continue_conversation(_callback())
+
+
+@pytest.mark.parametrize("development", [True, False])
+async def test_p9_2_only_a_development_process_fetches_from_this_machine(tmp_path: Path, development: bool) -> None:
+    """The guard of URLs and that of addresses are the same for all that goes out, and on by default."""
+
+    async def file(request: Request) -> Response:
+        return Response(b"content", media_type="text/plain")
+
+    settings = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development"} if development else {CLIENT_ID: "app"}
+    services = AzureServices(Settings({**settings, "AGENT_FETCH_HOSTS": "localhost.example"}))
+    async with serve(Starlette(routes=[Route("/file", file)])) as url:
+        activity = Activity.from_dict(
+            {
+                "type": "message",
+                "channelId": "emulator",
+                "attachments": [{"contentUrl": f"{url}/file", "name": "a.txt"}],
+            }
+        )
+        context = TurnContext(services.adapter, activity, now=services.adapter.now(), runtime=services.adapter)
+        if development:
+            assert (await context.attachments[0].download()).content == b"content"
+        else:
+            with pytest.raises(AttachmentNotAvailable):
+                await context.attachments[0].download()
+        for client in (services._http, services._download_client):
+            assert client is not None
+            if development:
+                assert (await client.request("GET", f"{url}/file")).status == 200
+            else:
+                with pytest.raises(NotSent, match=r"127\.0\.0\.1"):
+                    await client.request("GET", f"{url}/file")
+        await services.close()
+
+
 def test_importing_the_app_loads_no_azure_client_and_reads_no_setting() -> None:
     """A cold start pays for every import; each of these costs about as much as all of the rest."""
     script = (
@@ -114,3 +186,23 @@ def test_importing_the_app_loads_no_azure_client_and_reads_no_setting() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines() == ["[]", "[]"]
+
+
+async def test_without_an_app_id_nobody_signs_in_and_the_error_says_what_to_set(local: AzureServices) -> None:
+    with pytest.raises(SettingsError, match=CLIENT_ID):
+        _ = local.adapter.user_tokens
+
+
+async def test_the_user_token_service_is_called_with_the_agents_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    services = AzureServices(Settings({CLIENT_ID: "app"}))
+    client = services.adapter.user_tokens
+    assert client is services.adapter.user_tokens
+    assert client.connection("graph").connection_name == "graph"
+    assert client._base_url == "https://api.botframework.com"  # type: ignore[attr-defined]  # what it will call
+
+    async def token(*arguments: object, **named: object) -> str:
+        return "the agent's"
+
+    monkeypatch.setattr(services._tokens, "token", token)
+    assert await client._agent_token(False) == "the agent's"  # type: ignore[attr-defined]  # what it will send
+    await services.close()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from datetime import timedelta
 
 from agent_core import AgentApplication
 from agent_core.activity.json_text import dump
 from agent_core.proactive.dead_letters import DeadLetter
 from agent_core.proactive.queue import QueueMessage
+from agent_core.proactive.tickets import Tickets
+from agent_core.store.document_store import DocumentStore
 from agent_core.store.memory_store import MemoryStore
 from agent_core.testing import ManualClock, MemoryQueue, TestAdapter
 
@@ -16,13 +19,21 @@ from agent_core.testing import ManualClock, MemoryQueue, TestAdapter
 class Setting:
     """An agent, its channel, store, queue and clock."""
 
-    def __init__(self, channel_id: str = "emulator") -> None:
+    def __init__(
+        self,
+        channel_id: str = "emulator",
+        tickets: Tickets | None = None,
+        wrap: Callable[[DocumentStore], DocumentStore] | None = None,
+    ) -> None:
         self.clock = ManualClock()
         self.adapter = TestAdapter(self.clock, channel_id)
-        self.store = MemoryStore(self.clock.now)
+        memory = MemoryStore(self.clock.now)
+        self.store = wrap(memory) if wrap else memory
         self.queue = MemoryQueue(self.clock)
         numbers = itertools.count(1)
-        self.agent = AgentApplication(self.adapter, self.store, self.queue, new_id=lambda: f"id{next(numbers)}")
+        self.agent = AgentApplication(
+            self.adapter, self.store, self.queue, tickets=tickets, new_id=lambda: f"id{next(numbers)}"
+        )
 
     async def callback(self, body: object, message_id: str = "m1") -> None:
         """A message arrives on the callback queue."""

@@ -88,7 +88,7 @@ async def test_a_placeholder_that_the_user_deleted_is_answered_with_a_new_messag
         (b"[]", "NotAnObject"),
         (b'{"a":' * 100 + b"1" + b"}" * 100, "TooDeep"),
         ({"continuation": "order_placed"}, "MissingField"),
-        ({"conversationId": 7, "continuation": "order_placed"}, "MissingField"),
+        ({"conversationId": 7, "continuation": "order_placed"}, "WrongType"),
         ({"conversationId": "c1"}, "MissingField"),
         ({**CALLBACK, "conversationId": "x" * 5000}, "InvalidConversation"),
         (b'{"conversationId": "\\ud800", "continuation": "order_placed"}', "InvalidConversation"),

@@ -17,7 +17,7 @@ from agent_core.proactive.queue import QueueMessage
 from agent_core.store.memory_store import MemoryStore
 from agent_core.testing import ManualClock, MemoryQueue
 from samples.slack_adapter.slack_adapter import SlackAdapter
-from tests.serving import FakeChannel, serve
+from tests.serving import FakeChannel, anywhere, serve
 
 SECRET = "signing-secret"
 
@@ -60,7 +60,7 @@ class Setting:
 @pytest.fixture
 async def setting() -> AsyncIterator[Setting]:
     slack = FakeChannel()
-    http = HttpClient(connect_timeout=1, read_timeout=1)
+    http = HttpClient(allow_address=anywhere, connect_timeout=1, read_timeout=1)
     async with serve(slack.app()) as url:
         yield Setting(url, slack, http)
         await http.close()

@@ -10,6 +10,7 @@ import pytest
 
 from agent_core import TurnContext
 from agent_core.testing import ManualClock, TestAdapter
+from agent_core.turn.channel_adapter import Answer
 
 SAMPLE = Path(__file__).parent.parent.parent / "samples" / "streaming_agent" / "function_app.py"
 
@@ -32,8 +33,14 @@ async def answered(sample: ModuleType, **fields: Any) -> tuple[TestAdapter, Turn
     clock = ManualClock()
     adapter = TestAdapter(clock)
     adapter.sleep = clock.advance  # nobody else moves the time
-    context = TurnContext(adapter, adapter.activity(**fields), now=clock.now(), runtime=adapter)
-    await adapter.run_turn(context, sample.agent.on_turn, sample.agent.on_turn_error)
+    context = TurnContext(adapter, adapter.activity(**{"id": None, **fields}), now=clock.now(), runtime=adapter)
+
+    async def turn() -> Answer:
+        await adapter.run_turn(context, sample.agent.on_turn, sample.agent.on_turn_error)
+        return Answer(202)
+
+    # At once, where a channel's would come from the work queue.
+    await sample.agent.answer_once(context, turn)
     return adapter, context
 
 

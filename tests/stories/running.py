@@ -13,6 +13,7 @@ from typing import Any
 
 from agent_core.channel.http_client import HttpAnswer, HttpClient
 from agent_core.errors import NoAnswer, NotSent
+from tests.serving import anywhere
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -35,7 +36,7 @@ class RunningApp:
             **environment,
         }
         self.data = data
-        self.http = HttpClient(read_timeout=15)
+        self.http = HttpClient(allow_address=anywhere, read_timeout=15)
         self.log = data / "app.log"
         data.mkdir(parents=True, exist_ok=True)
         self._process: asyncio.subprocess.Process | None = None

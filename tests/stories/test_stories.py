@@ -93,7 +93,7 @@ async def test_a_reminder_survives_the_death_of_the_process_and_arrives_once(
     # It is a message of its own and not the reply to one that is long past.
     assert "replyToId" not in channel.calls[1].body
     # One more turn, and the timer's ticks in between, bring nothing twice.
-    await app.post(teams_message(service_url, "hello"))
+    await app.post(teams_message(service_url, "hello", id="1763630130508"))
     assert len(channel.calls) == 3
 
 
@@ -145,7 +145,7 @@ async def test_the_log_has_a_line_for_each_turn_and_no_texts(
     app: RunningApp, channel: FakeChannel, service_url: str
 ) -> None:
     await app.post(teams_message(service_url, "my password is hunter2"))
-    await app.post(teams_message(service_url, "order laptop"))
+    await app.post(teams_message(service_url, "order laptop", id="1763630130508"))
     assert await app.interrupt() == 0
     log = app.log.read_text()
     assert log.count("Turn: 'message' handled by help_out") == 1
