@@ -337,7 +337,9 @@ class CloudAdapter(ChannelAdapter):
                 code="ServiceUrlNotVerified",
             )
         scope = agentic or client.cloud.connector_scope
-        return Connector(client, ConnectorService(url, scope, check_url=guard.check_service_url))
+        return Connector(
+            client, ConnectorService(url, scope, check_url=partial(guard.check_service_url, identity=identity))
+        )
 
 
 class ReplyBuffer:
