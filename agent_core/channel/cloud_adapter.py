@@ -27,6 +27,7 @@ from agent_core.channel.url_guard import UrlGuard, is_loopback
 from agent_core.errors import (
     BadActivity,
     Busy,
+    KeysUnavailable,
     NotAllowed,
     NotAuthenticated,
     NotSupported,
@@ -58,8 +59,6 @@ SHOWN = ":;=@,/+|"
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host")
 # Types that mean nothing without a name (A5001, A5401, A6310, A6411).
 NAMED_TYPES = ("command", "commandResult", "event", "invoke")
-# Who called, as a verified token tells (appendix V of the specification); only the Bot Service's are let in by now.
-BOT_SERVICE_CALLER = "urn:botframework:azure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +127,12 @@ class CloudAdapter(ChannelAdapter):
 
         Never raises for what a request or a handler does. 400, 405, 413 or 415 is for what is no activity, and for an
         invoke whose value a handler refused with BadActivity; 401 and 403 for who may not; 501 for an invoke that
-        nobody handles; 500 for one that failed; 503 where the store or the queue is not reached and nothing was said
-        yet, so that the channel tries again. Else it is 202, or 200 with a body.
+        nobody handles; 500 for one that failed; 503 where the store, the queue or the keys to check a token with are
+        not reached and nothing was said yet, so that the channel tries again. Else it is 202, or 200 with a body.
         """
         try:
             activity = _activity(request)
-            identity = await self._authenticate(request, activity)
-            if identity.service_url_verified:
-                activity = activity.replace(caller_id=BOT_SERVICE_CALLER)
+            activity, identity = await self._authenticate(request, activity)
             if activity.delivery_mode != "expectReplies":
                 self._guard().check_service_url(activity.service_url, identity)
         except BadActivity as error:
@@ -146,6 +143,9 @@ class CloudAdapter(ChannelAdapter):
         except NotAllowed as error:
             logger.warning("Refused an activity: %s", error)
             return _error(403, error.code, str(error))
+        except KeysUnavailable as error:
+            # 401 would make the channel drop the activity of a caller who may be a good one.
+            return _error(503, "KeysUnavailable", str(error), {"retry-after": "5"})
         except SettingsError as error:
             logger.error("The agent is not set up: %s", error)
             return _error(500, "NotConfigured", str(error))
@@ -201,11 +201,18 @@ class CloudAdapter(ChannelAdapter):
             )
         return _answer(context, replies)
 
-    async def _authenticate(self, request: HttpRequest, activity: Activity) -> ClaimsIdentity:
-        identity = self._identity()
-        authorization = request.headers.get("authorization")
-        if identity.validator is not None:
-            return await identity.validator.validate(authorization, activity)
+    async def _authenticate(self, request: HttpRequest, activity: Activity) -> tuple[Activity, ClaimsIdentity]:
+        """The activity with its caller's id, and the caller."""
+        validator = self._identity().validator
+        if validator is not None:
+            identity = await validator.validate(request.headers.get("authorization"), activity)
+            if not identity.service_url_verified and activity.delivery_mode != "expectReplies":
+                raise NotAllowed(
+                    "The serviceUrl is at no host that AGENT_CALLERS gives the calling agent; "
+                    "without one it can call with deliveryMode 'expectReplies' only",
+                    code="ServiceUrlNotAllowed",
+                )
+            return activity.replace(caller_id=validator.caller_id(identity)), identity
         # Development without an app id: whoever reaches this machine's own address is taken at his word. The name in
         # the URL is checked too, or any web page could come in by a name of its own that resolves to this machine.
         if not is_loopback(request.url) or any(name in request.headers for name in FORWARDED):
@@ -214,7 +221,7 @@ class CloudAdapter(ChannelAdapter):
                 "or set CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTID",
                 code="NotLoopback",
             )
-        return ClaimsIdentity()
+        return activity, ClaimsIdentity()
 
     def own_identity(self) -> ClaimsIdentity:
         app_id = self._identity().app_id
@@ -330,7 +337,9 @@ class CloudAdapter(ChannelAdapter):
                 code="ServiceUrlNotVerified",
             )
         scope = agentic or client.cloud.connector_scope
-        return Connector(client, ConnectorService(url, scope, check_url=guard.check_service_url))
+        return Connector(
+            client, ConnectorService(url, scope, check_url=partial(guard.check_service_url, identity=identity))
+        )
 
 
 class ReplyBuffer:

@@ -75,7 +75,7 @@ async def run(options: argparse.Namespace, services: AzureServices) -> None:
         if not options.trust_service_urls:
             return False
         try:
-            services.guard.check_service_url(conversation.reference.service_url)
+            services.guard.check_service_url(conversation.reference.service_url, conversation.identity)
         except NotAllowed:
             return False
         return True

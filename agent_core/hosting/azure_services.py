@@ -78,10 +78,19 @@ class AzureServices:
         app_id = self.settings.app_id
         if app_id is None:
             return AgentIdentity(None, None)
-        from agent_core.channel.signing_keys import SigningKeys
         from agent_core.channel.token_validator import TokenValidator
 
-        return AgentIdentity(app_id, TokenValidator(app_id, SigningKeys(self._http, clock.now), clock.now))
+        settings = self.settings
+        validator = TokenValidator(
+            app_id,
+            self._http,
+            clock.now,
+            cloud=settings.cloud,
+            tenants=settings.tenants,
+            callers=settings.callers,
+            development=settings.development,
+        )
+        return AgentIdentity(app_id, validator)
 
     @cached_property
     def _guard(self) -> UrlGuard:
@@ -89,6 +98,7 @@ class AzureServices:
         return UrlGuard(
             development=settings.app_id is None,
             cloud=settings.cloud,
+            callers=settings.callers,
             fetch_hosts=settings.fetch_hosts,
             private_hosts=settings.private_hosts,
         )

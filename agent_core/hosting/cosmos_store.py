@@ -142,18 +142,18 @@ class CosmosStore:
     async def read(self, container: Container, partition: str, document_id: str) -> Document | None:
         checked_partition(partition)
         checked_id(document_id)
-        answer = await self._ask(container, lambda proxy: proxy.read_item(document_id, partition))
+        answer = await self._ask(container, lambda proxy: proxy.read_item(document_id, partition), 404)
         return _document(answer.result) if answer.status == 200 else None
 
     async def create(self, container: Container, body: JsonObject) -> Document:
         checked = checked_body(container, body)
-        answer = await self._ask(container, lambda proxy: proxy.create_item(checked.copy()))
+        answer = await self._ask(container, lambda proxy: proxy.create_item(checked.copy()), 409)
         return _written(container, checked, answer)
 
     async def replace(self, container: Container, body: JsonObject, etag: str) -> Document:
         checked = checked_body(container, body)
         answer = await self._ask(
-            container, lambda proxy: proxy.replace_item(checked.id, checked.copy(), **_if_match(etag))
+            container, lambda proxy: proxy.replace_item(checked.id, checked.copy(), **_if_match(etag)), 404, 412
         )
         return _written(container, checked, answer)
 
@@ -166,7 +166,9 @@ class CosmosStore:
         checked_partition(partition)
         checked_id(document_id)
         condition = _if_match(etag) if etag is not None else {}
-        answer = await self._ask(container, lambda proxy: proxy.delete_item(document_id, partition, **condition))
+        answer = await self._ask(
+            container, lambda proxy: proxy.delete_item(document_id, partition, **condition), 404, 412
+        )
         if answer.status != 200 and etag is not None:
             raise _refusal(container, document_id, answer.status)
 
@@ -176,7 +178,7 @@ class CosmosStore:
         etags: list[str] = []
         while steps:
             items = [_batch_item(operation, subject) for operation, subject in steps]
-            answer = await self._ask(container, partial(_execute, items=items, partition=partition))
+            answer = await self._ask(container, partial(_execute, items=items, partition=partition), 404, 409, 412)
             if answer.status == 200:
                 etags = [each.get("eTag") or "" for each in answer.result]
                 break
@@ -212,7 +214,7 @@ class CosmosStore:
             found = proxy.query_items(query, parameters=parameters, max_item_count=at_once, **scope)
             return [item async for item in found]
 
-        answer = await self._ask(container, items)
+        answer = await self._ask(container, items, 404)
         if answer.status != 200:
             raise StoreError(
                 f"Cosmos DB refused a query on {container.name!r} with {answer.status}: is it there still?"
@@ -246,10 +248,10 @@ class CosmosStore:
         if session is not None:
             await session.close()
 
-    async def _ask(self, container: Container, request: _Request) -> Answer:
+    async def _ask(self, container: Container, request: _Request, *refusals: int) -> Answer:
         """Send a request, again where the service did nothing and asks for that.
 
-        The answer's status is 200, or one the caller has a word for: 404, 409 or 412.
+        The answer's status is 200 or one of the refusals, which the caller has a word for.
         """
         session = self._session_here()
         limit = self._timeout
@@ -261,11 +263,16 @@ class CosmosStore:
                     if number:
                         await self._sleep(_FIRST_WAIT.total_seconds() * 2 ** (number - 1) * (0.5 + self._random() / 2))
                     answer = await session.ask(container, request)
-                    if answer.status not in (429, 449):
+                    if answer.status in (200, *refusals):
                         return answer
+                    if answer.status not in (429, 449):
+                        break
         except TimeoutError as error:
             raise StoreUnavailable(f"Cosmos DB did not answer about {container.name!r} in time") from error
-        raise StoreUnavailable(f"Cosmos DB kept putting off a request to {container.name!r} ({answer.status})")
+        raise StoreUnavailable(
+            f"Cosmos DB answered a request to {container.name!r} with {answer.status}, again and again or where it "
+            "means nothing; try again later"
+        )
 
     def _session_here(self) -> _Session:
         here = asyncio.get_running_loop()
@@ -353,7 +360,8 @@ class _Session:
     def _missing(self, container: Container) -> StoreError:
         return StoreError(
             f"Cosmos DB has no container {container.name!r} in a database {self._connection.database!r}. "
-            "The agent's own are created by the deployment (Bicep, infra/): deploy again, or check COSMOS_DATABASE."
+            "The agent's own are created by the deployment (Bicep, infra/), with the partition key "
+            f"/{container.partition_key} and time to live on: deploy again, or check COSMOS_DATABASE."
         )
 
     async def close(self) -> None:

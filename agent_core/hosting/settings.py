@@ -11,6 +11,7 @@ from pathlib import Path
 from agent_core.channel.app_credentials import AppCredentials
 from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud, token_service_url
 from agent_core.errors import SettingsError
+from agent_core.hosting.caller_settings import CALLERS, TENANTS, parse_callers, parse_tenants
 from agent_core.hosting.credential_settings import CLIENT_ID as CLIENT_ID
 from agent_core.hosting.credential_settings import CLIENT_SECRET as CLIENT_SECRET
 from agent_core.hosting.credential_settings import TENANT_ID as TENANT_ID
@@ -43,7 +44,13 @@ DEFAULTS = {
 }
 
 # Set by the platform wherever the app runs in Azure: with one of them nothing counts as development.
-_AZURE_MARKS = ("WEBSITE_INSTANCE_ID", "WEBSITE_SITE_NAME", "WEBSITE_POD_NAME")
+_AZURE_MARKS = (
+    "CONTAINER_APP_NAME",
+    "IDENTITY_ENDPOINT",
+    "WEBSITE_INSTANCE_ID",
+    "WEBSITE_POD_NAME",
+    "WEBSITE_SITE_NAME",
+)
 
 # Two labels at least, and the last one no number: not all of `.com`, no wildcard, no address.
 _HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])", re.ASCII)
@@ -99,6 +106,22 @@ class Settings:
         if name not in CLOUDS:
             raise SettingsError(f"The setting {CLOUD} is {name!r}; use one of: {', '.join(CLOUDS)}")
         return CLOUDS[name]
+
+    @property
+    def tenants(self) -> frozenset[str]:
+        """Ids of the tenants whose agents may call, `*` for all; the agent's own unless AGENT_TENANTS says otherwise.
+
+        SettingsError for an entry that is none.
+        """
+        return parse_tenants(self.get(TENANTS), self.get(TENANT_ID))
+
+    @property
+    def callers(self) -> dict[str, tuple[str, ...]]:
+        """The agents that may call, by app id in lower case or `*`, and the hosts where each may be answered.
+
+        SettingsError for an entry of AGENT_CALLERS that is none.
+        """
+        return parse_callers(self.get(CALLERS))
 
     @property
     def token_service(self) -> str:
@@ -203,6 +226,11 @@ class Settings:
                 read()
             except SettingsError as error:
                 found += [str(error)] if str(error) not in found else []
+        try:
+            if self.callers and not self.tenants:
+                found.append(f"The setting {CALLERS} names agents and {TENANTS} no tenant: give the ids of theirs.")
+        except SettingsError as error:
+            found.append(str(error))
         if not self.development and not self.has_cosmos:
             found.append(missing_connection(COSMOS, "accountEndpoint", "Cosmos DB"))
         if not self.development and not self.has_service_bus:
