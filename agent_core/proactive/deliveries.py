@@ -52,7 +52,7 @@ THROTTLED = timedelta(seconds=30)
 # Who waits for the conversation's turn comes again after this.
 IN_LINE = timedelta(seconds=1)
 # A callback may be faster than the turn that stores its conversation; after so many attempts nobody stores it any more.
-ATTEMPTS_TO_FIND = 4
+ATTEMPTS_TO_FIND = 3
 REASONS = {"gone": "ConversationGone", "blocked": "Blocked", "misconfigured": "Misconfigured", "rejected": "Rejected"}
 
 Find = Callable[[], Awaitable[Conversation]]

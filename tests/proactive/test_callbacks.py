@@ -418,10 +418,10 @@ async def test_a_callback_for_a_conversation_that_nobody_stores_waits_a_while_an
     await setting.adapter.say(setting.agent, "order")
     await setting.callback({**CALLBACK, **named})
     assert await setting.dead_letters() == []
-    for seconds in (1, 5, 30):
+    for seconds in (1, 5):
         await setting.later(timedelta(seconds=seconds))
     (letter,) = await setting.dead_letters()
-    assert (letter.reason, letter.attempts) == ("ConversationNotFound", 4)
+    assert (letter.reason, letter.attempts) == ("ConversationNotFound", 3)
 
 
 async def test_a_callback_that_is_faster_than_its_conversation_is_not_lost() -> None:

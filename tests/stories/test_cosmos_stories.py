@@ -104,7 +104,7 @@ class Story:
 
     async def let_leases_end(self, conversation: str) -> None:
         """As if so much time had passed that a living owner would have renewed them."""
-        for kind in ("claim", "delivery"):
+        for kind in ("claim", "delivery", "turn_order"):
             for document in await self.documents(conversation, kind):
                 await self._store.replace(CONVERSATIONS, {**document.body, "heldUntil": LONG_AGO}, document.etag)
 
