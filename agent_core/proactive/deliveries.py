@@ -15,7 +15,15 @@ from datetime import datetime, timedelta
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import ResourceResponse
-from agent_core.errors import ChannelError, NotAllowed, QueueUnavailable, SignInRequired, StoreError
+from agent_core.errors import (
+    ChannelError,
+    ConversationNotFound,
+    ConversationSuspended,
+    NotAllowed,
+    QueueUnavailable,
+    SignInRequired,
+    StoreError,
+)
 from agent_core.proactive.awaiting_sign_in import WAITS_FOR, AwaitingSignIn
 from agent_core.proactive.claims import Mark, TakenOver
 from agent_core.proactive.dead_letters import DeadLetters
@@ -169,6 +177,8 @@ class Deliveries:
             logger.warning("Delivery %r: %s", item.key, error)
             return await self._again(delivery, "StoreUnavailable", str(error))
         except Exception as error:
+            if isinstance(error, (ConversationNotFound, ConversationSuspended)) and _is_its_own(delivery, error):
+                return await self._bury(delivery, type(error).__name__, str(error))
             logger.exception("Delivery %r failed", item.key)
             if delivery.posted:
                 return await self._park(delivery, "FailedAfterSending", type(error).__name__)
@@ -336,3 +346,8 @@ class Deliveries:
         )
         if delivery.claim is not None:
             await self._ledger.step(delivery.claim, status, reason=reason)
+
+
+def _is_its_own(delivery: Delivery, error: ConversationNotFound | ConversationSuspended) -> bool:
+    """Whether the delivery's conversation is meant, and not one that its handler spoke to besides."""
+    return not delivery.posted and error.conversation_id == delivery.conversation_id
