@@ -26,10 +26,10 @@ from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.deliveries import Deliveries, Delivery
-from agent_core.proactive.inbound import InboundTurns
-from agent_core.proactive.late_saves import LateSaves
 from agent_core.proactive.directory import ConversationDirectory
 from agent_core.proactive.erasure import UserData
+from agent_core.proactive.inbound import InboundTurns
+from agent_core.proactive.late_saves import LateSaves
 from agent_core.proactive.ledger import Ledger
 from agent_core.proactive.lifecycle_work import LifecycleWork
 from agent_core.proactive.notifications import Notifications

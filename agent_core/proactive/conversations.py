@@ -215,7 +215,7 @@ class Conversations:
         async with self._lock(partition):
             for _ in range(MAX_CONFLICTS):
                 merged = record.state.user.laid_over(user.body["state"] if user else {})
-                body = state_of_user(partition, merged, record.reference.user)
+                body = state_of_user(partition, merged, record.reference)
                 try:
                     if user is None:
                         await self._store.create(USERS, body)

@@ -59,7 +59,7 @@ class ConversationFilter:
 
 
 class ConversationDirectory:
-    """Finds, lists, counts and deletes conversations. Its queries go over all partitions: not for the path of a turn."""
+    """Finds, lists, counts and deletes conversations. It asks all partitions, and so is not for the path of a turn."""
 
     def __init__(self, store: DocumentStore, conversations: Conversations) -> None:
         self._store = store
@@ -69,23 +69,6 @@ class ConversationDirectory:
         """The conversation of that id, suspended ones too, or None. Raises ConversationAmbiguous if several channels
         have one of that id."""
         return await self._conversations.get(conversation_id, channel_id)
-
-    async def list(
-        self,
-        which: ConversationFilter = ConversationFilter(),
-        *,
-        page_size: int = 100,
-        continuation: str | None = None,
-    ) -> ConversationPage:
-        """One page, in no promised order; at most `page_size` (1 to 1000), and maybe fewer though more follow.
-
-        What changes while one pages may be seen or not; what stays is seen once.
-        """
-        page = await self._store.query(CONVERSATIONS, where=which.where(), limit=page_size, continuation=continuation)
-        found = [Conversation.from_document(document) for document in page.documents]
-        if which.status is None:
-            found = [conversation for conversation in found if conversation.status != "forgotten"]
-        return ConversationPage(found, page.continuation)
 
     async def every(self, which: ConversationFilter = ConversationFilter()) -> AsyncIterator[Conversation]:
         """All of them, read page by page."""
@@ -110,3 +93,20 @@ class ConversationDirectory:
     async def delete(self, conversation_id: str, channel_id: str | None = None) -> bool:
         """Delete one with its state; False if there is none. Its messages in Teams and elsewhere are not touched."""
         return await self._conversations.delete(conversation_id, channel_id)
+
+    async def list(
+        self,
+        which: ConversationFilter = ConversationFilter(),
+        *,
+        page_size: int = 100,
+        continuation: str | None = None,
+    ) -> ConversationPage:
+        """One page, in no promised order; at most `page_size` (1 to 1000), and maybe fewer though more follow.
+
+        What changes while one pages may be seen or not; what stays is seen once.
+        """
+        page = await self._store.query(CONVERSATIONS, where=which.where(), limit=page_size, continuation=continuation)
+        found = [Conversation.from_document(document) for document in page.documents]
+        if which.status is None:
+            found = [conversation for conversation in found if conversation.status != "forgotten"]
+        return ConversationPage(found, page.continuation)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent_core.activity.conversation_reference import split_channel_id
+from agent_core.activity.json_text import MAX_DEPTH, parse_object
+from agent_core.errors import BadActivity
 from agent_core.proactive.conversation import Conversation, user_partition
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.directory import ConversationDirectory, ConversationFilter
@@ -45,6 +46,16 @@ class ErasureReport:
     scrubbed: int = 0
     conversation_ids: list[str] = field(default_factory=list)
     dry_run: bool = False
+    _counted: set[tuple[str, str, str]] = field(default_factory=set, repr=False)
+
+    def counts(self, container: Container, document: Document) -> bool:
+        """Count a document, once; False if it was counted before."""
+        place = (container.name, str(document.body[container.partition_key]), document.id)
+        if place in self._counted:
+            return False
+        self._counted.add(place)
+        self.deleted[str(document.body["kind"])] += 1
+        return True
 
     def to_dict(self) -> dict[str, Any]:
         """JSON, as the command line shows it."""
@@ -107,8 +118,8 @@ class UserData:
             await self._delete_or_scrub(conversation, report)
         for partition in partitions:
             await self._delete_partition_of_user(partition, report)
-        if aad_object_id and channel is None:
-            await self._delete_what_names(aad_object_id.lower(), report)
+        if aad_object_id:
+            await self._delete_states(aad_object_id.lower(), channel, report)
         await self._delete_dead_letters(names, report)
         logger.info("Erasure: %s, %d conversations scrubbed", dict(report.deleted), report.scrubbed)
         return report
@@ -153,22 +164,38 @@ class UserData:
         for document in sorted(documents, key=lambda document: document.id == "state"):
             await self._delete(USERS, document, report)
 
-    async def _delete_what_names(self, aad_object_id: str, report: ErasureReport) -> None:
-        """The state of a user whose conversations are gone, on each channel."""
+    async def _delete_states(self, aad_object_id: str, channel: str | None, report: ErasureReport) -> None:
+        """What is kept of a user whose conversations are gone, on each channel."""
         named = [Where("aadObjectId", "=", aad_object_id)]
-        found = [document async for document in every(self._store, USERS, named)]
-        for partition in {document.body[USERS.partition_key] for document in found}:
+        found = [document.body async for document in every(self._store, USERS, named)]
+        for partition in {body[USERS.partition_key] for body in found if channel in (None, body["channel"])}:
             await self._delete_partition_of_user(partition, report)
 
     async def _delete_dead_letters(self, names: set[str], report: ErasureReport) -> None:
         """Dead letters of other conversations that name the user, such as a turn of the user's in a group."""
         async for document in every(self._store, CONVERSATIONS, [Where("kind", "=", "dead_letter")]):
-            payload = str(document.body["payload"]).lower()
-            if any(name in payload for name in names):
+            if _names_one_of(names, str(document.body["payload"])):
                 await self._delete(CONVERSATIONS, document, report)
 
     async def _delete(self, container: Container, document: Document, report: ErasureReport) -> None:
-        body: Mapping[str, Any] = document.body
-        if not report.dry_run:
-            await self._store.delete(container, body[container.partition_key], document.id)
-        report.deleted[str(body["kind"])] += 1
+        # Several ways lead to some of them.
+        if report.counts(container, document) and not report.dry_run:
+            await self._store.delete(container, document.body[container.partition_key], document.id)
+
+
+def _names_one_of(names: set[str], payload: str) -> bool:
+    """Whether an account of one of these names is in the payload; the word alone, such as a role, is none."""
+    try:
+        found: Any = parse_object(payload.encode(), MAX_DEPTH + 8)
+    except BadActivity:
+        return any(f'"{name}"' in payload.lower() for name in names)
+    left = [found]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            if any(str(value.get(key, "")).lower() in names for key in ("id", "aadObjectId")):
+                return True
+            left += value.values()
+    return False

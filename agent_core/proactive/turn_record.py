@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from agent_core.activity.conversation_reference import ChannelAccount, ConversationReference
+from agent_core.activity.conversation_reference import ConversationReference
 from agent_core.proactive.conversation import Conversation, user_partition
 from agent_core.proactive.lifecycle import Change, after_activity, change_of, follow_up
 from agent_core.proactive.work import WorkItem
@@ -94,10 +94,12 @@ def partition_of_user(reference: ConversationReference) -> str | None:
     return user_partition(reference.channel or "", user.id) if user is not None and user.id else None
 
 
-def state_of_user(partition: str, state: JsonObject, user: ChannelAccount | None) -> JsonObject:
+def state_of_user(partition: str, state: JsonObject, reference: ConversationReference) -> JsonObject:
     """The document of a user's state; with the id of Microsoft Entra, by which all of a user's data is found."""
+    user = reference.user
     known_as = {"aadObjectId": user.aad_object_id.lower()} if user is not None and user.aad_object_id else {}
-    return {"id": "state", USERS.partition_key: partition, "kind": "state", **known_as, "state": state}
+    named = {"id": "state", USERS.partition_key: partition, "kind": "state", "channel": reference.channel}
+    return {**named, **known_as, "state": state}
 
 
 def seen(before: Conversation | None, context: TurnContext) -> Conversation:
