@@ -123,11 +123,12 @@ class Conversation:
     def to_document(self) -> dict[str, Any]:
         """The JSON object to store."""
         user, kept_for = self.reference.user, self.kept_for
+        in_tenant = self.reference.conversation.tenant_id if self.reference.conversation is not None else None
         told = {
             # Ids of Microsoft Entra are compared in any case.
             "aadObjectId": user.aad_object_id.lower() if user is not None and user.aad_object_id else None,
             "userId": user.id if user is not None else None,
-            "tenantId": self.tenant_id.lower() if self.tenant_id else None,
+            "tenantId": (self.tenant_id or in_tenant or "").lower() or None,
             "teamId": self.team_id,
             "teamsChannelId": self.teams_channel_id,
             "ttl": max(1, int(kept_for.total_seconds())) if kept_for is not None else None,

@@ -114,10 +114,11 @@ class Conversations:
         """One turn, with `context.state`; kept afterwards, with the mark, if nothing was raised.
 
         Raises:
-            ConversationSuspended, ConversationNotFound: the agent began this turn itself, where it may not speak.
+            ConversationSuspended, ConversationNotFound: the agent may not speak there, and nothing that came in since
+                says otherwise.
         """
         record = await self.load(context)
-        if context.proactive and record.before is not None:
+        if record.before is not None and record.is_unwanted:
             _check_may_speak(record.before, even_if_suspended)
         await self.introduce(record)
         refused = watch_refusals(context)

@@ -220,12 +220,13 @@ def _first_seen(activity: Activity, identity: ClaimsIdentity, at: datetime) -> C
     data = activity.teams_channel_data
     in_tenant = activity.conversation.tenant_id if activity.conversation is not None else None
     user = activity.from_property
+    tenant_id = in_tenant or (data.tenant.id if data.tenant else None) or (user.tenant_id if user else None)
     return Conversation(
         reference=activity.get_conversation_reference().replace(activity_id=None, delivery_mode=None),
         identity=identity,
         last_seen=at,
         time_zone=activity.local_timezone or None,
-        tenant_id=in_tenant or (data.tenant.id if data.tenant else None) or (user.tenant_id if user else None),
+        tenant_id=tenant_id.lower() if tenant_id else None,
         team_id=data.team.id if data.team is not None else None,
     )
 

@@ -61,6 +61,12 @@ class TurnRecord:
         return None if self.context.proactive else change_of(self.context.activity, self.context.now)
 
     @property
+    def is_unwanted(self) -> bool:
+        """Whether the agent may not speak here any more, so that its turn need not run; one that tells so does."""
+        tells_so = self.change is not None and self.change.to != "active"
+        return not self.seen.is_active and not tells_so
+
+    @property
     def follow_up(self) -> WorkItem | None:
         """The work that it leaves for other documents."""
         return follow_up(self.before, self.seen, self.change)

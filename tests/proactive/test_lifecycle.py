@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,21 @@ def test_the_thread_stays_and_delivery_mode_and_reply_id_do_not() -> None:
     assert "deliveryMode" not in conversation.reference.to_dict()
     assert "activityId" not in conversation.reference.to_dict()
     assert (conversation.team_id, conversation.teams_channel_id) == (TEAM, ORDERS)
+
+
+@pytest.mark.parametrize("path", sorted(PAYLOADS.glob("*.json")), ids=lambda path: path.stem)
+def test_being_heard_of_again_in_the_same_way_changes_nothing_that_is_worth_a_write(path: Path) -> None:
+    activity = payload(path.stem, 1)
+    if not activity.conversation_id or not is_received(activity):
+        return
+    first = after(activity)
+    second = after_activity(first, payload(path.stem, 2), VERIFIED, NOW)
+    assert replace(second, last_seen=first.last_seen, since=first.since) == first
+
+
+def is_received(activity: Activity) -> bool:
+    """Whether a channel sends it, and not the agent."""
+    return activity.from_property is not None and not activity.from_property.is_agent
 
 
 def test_who_only_changes_the_members_does_not_become_the_user() -> None:

@@ -14,7 +14,7 @@ from agent_core import Activity, TurnContext, TurnState
 from agent_core.errors import ChannelError, ConversationNotFound, ConversationSuspended, StoreUnavailable
 from agent_core.proactive.conversation import KEPT_FORGOTTEN
 from agent_core.proactive.work import LADDER
-from agent_core.store.document_store import CONVERSATIONS, SCHEDULES, DocumentStore, Where
+from agent_core.store.document_store import CONVERSATIONS, SCHEDULES, USERS, DocumentStore, Where
 from agent_core.store.memory_store import MemoryStore
 from agent_core.store.sqlite_store import SqliteStore
 from tests.proactive.setting import Setting
@@ -126,6 +126,48 @@ async def test_a_delivery_to_a_suspended_conversation_is_a_dead_letter_with_the_
     await tell(setting, "conversationUpdate", channel_data={**TEAM, "eventType": "teamUnarchived"})
     await setting.later(timedelta(days=1))
     assert setting.adapter.texts == ["later"]
+
+
+async def test_a_long_running_turn_that_comes_after_the_removal_is_not_run(setting: Setting) -> None:
+    ran: list[str | None] = []
+
+    @setting.agent.message("report", long_running=True)
+    async def report(context: TurnContext, state: TurnState) -> None:
+        await context.send_activity("Here it is")
+
+    @setting.agent.activity("installationUpdate", long_running=True)
+    async def clean_up(context: TurnContext, state: TurnState) -> None:
+        ran.append(context.activity.action)
+        if len(ran) == 1:
+            raise RuntimeError("not yet")
+
+    await setting.adapter.say(setting.agent, "hello")
+    sent_at = setting.clock.now().isoformat()
+    asked = setting.adapter.activity(text="report", timestamp=sent_at)
+    await setting.adapter.process(setting.agent, asked)
+    (waiting,) = setting.queue.take_due()
+    for _ in range(2):
+        await remove(setting)
+        await setting.later(timedelta(seconds=1))
+    assert ran == ["remove"] * 3, "one failed and ran again; a later one tells the same"
+    await setting.agent.do_work(waiting)
+    (letter,) = await setting.dead_letters()
+    assert (letter.what, letter.reason) == ("long-running turn", "ConversationSuspended")
+    assert setting.adapter.sent == []
+
+
+async def test_a_user_who_asks_to_be_forgotten_can_be_in_the_turn_that_asks(setting: Setting) -> None:
+    """deleteUserData: the turn's own claim and conversation go too, and do not come back when it ends."""
+
+    @setting.agent.activity("deleteUserData")
+    async def forget(context: TurnContext, state: TurnState) -> None:
+        await setting.agent.user_data.delete(channel_id="msteams", user_id="user")
+
+    personal = {"id": "c1", "conversationType": "personal"}
+    await tell(setting, "message", text="order", conversation=personal)
+    await tell(setting, "deleteUserData", conversation=personal)
+    for container in (CONVERSATIONS, USERS, SCHEDULES):
+        assert (await setting.store.query(container)).documents == []
 
 
 @pytest.mark.parametrize("through", ["send", "callback", "schedule"])
