@@ -252,3 +252,70 @@ async def run_to_death(world: World) -> None:
         await world.clock.advance(timedelta(hours=1))
         for message in world.queue.take_due():
             await world.agent.do_work(message)
+
+
+async def test_a_conversation_of_the_same_id_on_another_channel_stays_whole(world: World) -> None:
+    await world.say("ada", "personal-1", "keep")
+    await world.say("bob", "personal-1", "keep", channel_id="slack")
+    await world.agent.user_data.delete(world.id("AAD-ada"))
+    left = await world.left("personal-1")
+    assert left.count("conversation") == left.count("expected_callback") == 1
+    assert left.count("claim") == 2, "these do not say whose they are, and are gone in a day"
+
+
+async def test_only_one_channels_data_is_deleted_if_one_is_named(world: World) -> None:
+    for channel_id in ("msteams", "slack"):
+        await world.say("ada", "personal-1", "keep", channel_id=channel_id)
+        await world.agent.conversations.delete(world.id("personal-1"), channel_id)
+    await world.agent.user_data.delete(world.id("AAD-ada"), channel_id="slack")
+    assert (await world.left_of_user("ada", "msteams"), await world.left_of_user("ada", "slack")) == (1, 0)
+
+
+async def test_what_leads_to_a_users_documents_is_deleted_after_them(world: World) -> None:
+    await world.say("ada", "personal-1", "keep")
+    await world.agent.conversations.delete(world.id("personal-1"))
+    partition = user_partition("msteams", world.id("ada"))
+    for name in ("a", "z"):
+        await world.store.create(USERS, {"id": name, "user": partition, "kind": "sign_in"})
+
+    class DiesAfterOne:
+        written = False
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "delete" and self.written:
+                raise StoreUnavailable("dead")
+            self.written = self.written or name == "delete"
+            return getattr(world.store, name)
+
+    dying: Any = DiesAfterOne()
+    with pytest.raises(StoreUnavailable):
+        await UserData(dying, world.agent._conversations).delete(world.id("AAD-ada"))
+    assert await world.left_of_user("ada") == 2
+    await world.agent.user_data.delete(world.id("AAD-ada"))
+    assert await world.left_of_user("ada") == 0
+
+
+async def test_who_speaks_in_a_group_while_another_is_erased_there_stays(world: World) -> None:
+    await world.say("ada", "group")
+
+    class Interrupting:
+        """The store; after it was asked for Ada's conversations, Bob writes."""
+
+        asked = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.store, name)
+
+        async def query(self, *arguments: Any, **named: Any) -> Any:
+            page = await world.store.query(*arguments, **named)
+            if not self.asked:
+                self.asked = True
+                await world.say("bob", "group")
+            return page
+
+    interrupting: Any = Interrupting()
+    await UserData(interrupting, world.agent._conversations).delete(world.id("AAD-ada"))
+    group = await world.agent.conversations.get(world.id("group"))
+    assert group is not None
+    assert group.reference.user is not None
+    assert group.reference.user.id == world.id("bob")

@@ -13,7 +13,7 @@ import pytest
 from agent_core import Activity, TurnContext, TurnState
 from agent_core.errors import ChannelError, ConversationNotFound, ConversationSuspended, StoreUnavailable
 from agent_core.proactive.conversation import KEPT_FORGOTTEN
-from agent_core.proactive.work import LADDER
+from agent_core.proactive.work import LADDER, WorkItem
 from agent_core.store.document_store import CONVERSATIONS, SCHEDULES, USERS, DocumentStore, Where
 from agent_core.store.memory_store import MemoryStore
 from agent_core.store.sqlite_store import SqliteStore
@@ -437,3 +437,51 @@ async def test_a_web_chat_conversation_expires_when_it_was_not_heard_of_for_long
     await setting.clock.advance(timedelta(days=21))
     assert await status(setting) is None
     await setting.store.close()
+
+
+async def test_what_a_turn_leaves_in_a_conversation_that_it_found_forgotten_or_deleted_is_not_kept(
+    setting: Setting,
+) -> None:
+    await tell(setting, "message", text="order")
+
+    async def speak_in_vain(context: TurnContext, state: TurnState) -> None:
+        state.conversation["secret"] = True
+        with pytest.raises(ChannelError):
+            await context.send_activity("hello?")
+
+    setting.adapter.failures = [GONE]
+    await setting.agent.proactive.continue_conversation("c1", speak_in_vain)
+    (document,) = (await setting.store.query(CONVERSATIONS, where=[Where("status", "=", "forgotten")])).documents
+    assert document.body["state"] == {}
+    late = {"conversation": "c1", "document": document.id, "state": {"secret": {"to": 1}}, "user": None, "mark": None}
+    await setting.agent.do_work(WorkItem("save", "save:1", {**late, "userState": {}}).to_message())
+    stored = await setting.store.read(CONVERSATIONS, "c1", document.id)
+    assert stored == document
+
+    await tell(setting, "message", text="order")
+
+    async def delete(context: TurnContext, state: TurnState) -> None:
+        state.conversation["secret"] = True
+        assert await setting.agent.conversations.delete("c1")
+
+    await setting.agent.proactive.continue_conversation("c1", delete)
+    assert await status(setting) is None
+
+
+async def test_an_edit_of_a_message_that_is_gone_says_nothing_about_the_conversation(setting: Setting) -> None:
+    await tell(setting, "message", text="order")
+
+    async def edit(context: TurnContext, state: TurnState) -> None:
+        with pytest.raises(ChannelError):
+            await context.update_activity(Activity(type="message", id="unknown", text="new"))
+
+    await setting.agent.proactive.continue_conversation("c1", edit)
+    assert await status(setting) == ("active", "")
+
+
+async def test_a_removal_leaves_what_was_delivered_as_it_was(setting: Setting) -> None:
+    await tell(setting, "message", text="order")
+    await setting.agent.notifications.schedule("c1", at=setting.clock.now(), activity="now")
+    await setting.later(timedelta(0))
+    await remove(setting)
+    assert await schedules(setting) == ["delivered"]
