@@ -4,6 +4,7 @@ AgentError
 ├── BadActivity              what came in is no activity: answer with its `status`, do nothing else
 ├── NotAuthenticated         no token, or one that proves nothing: 401
 ├── NotAllowed               a valid token, but not for this: 403
+├── KeysUnavailable          a token cannot be checked right now: 503, so that the channel does not drop the activity
 ├── SettingsError            a setting is missing or wrong: name it, stop
 │   └── InvalidSchedule      a timer's expression is none, or never fires (`local.ncrontab`)
 ├── Busy                     another copy of the activity is being handled: try again
@@ -74,6 +75,10 @@ class NotAllowed(AgentError):
     def __init__(self, message: str, *, code: str = "Forbidden") -> None:
         super().__init__(message)
         self.code = code
+
+
+class KeysUnavailable(AgentError):
+    """The keys to check a token with could not be fetched: nothing is known of the caller yet. Ask again."""
 
 
 class SettingsError(AgentError):
@@ -255,8 +260,8 @@ class ChannelError(AgentError):
 
     Attributes:
         decision: what the failure calls for. `unsent`: the request never left, repeat it freely. `throttled`: the
-            channel refused for now (429), repeat after `retry_after`. `ambiguous`: it may have been done (5xx after
-            it left, a time-out): a blind repeat can double a message. `gone`: the conversation or activity is no
+            channel refused for now (429, 412), repeat after `retry_after`. `ambiguous`: it may have been done (5xx
+            after it left, a time-out): a blind repeat can double a message. `gone`: the conversation or activity is no
             more. `blocked`: the user or an admin stopped the agent. `misconfigured`: the agent's own registration
             or token. `rejected`: this request is wrong and stays wrong.
         status: the HTTP status, None where no answer came.

@@ -192,7 +192,8 @@ class TestAdapter(ChannelAdapter):
         messages: the messages the user sees, by id, in order, edits and deletions applied; of a stream its end.
         sent: every activity in the order it was sent.
         files: what attachments hold, by their address: a Teams file's `downloadUrl`, else the `contentUrl`.
-        failures: errors to raise for the next sends, edits or deletions, first one first; None lets one through.
+        members: who is in the conversation besides the agent.
+        failures: errors to raise for the next calls of the channel, first one first; None lets one through.
     """
 
     __test__ = False  # its name is no test's
@@ -202,6 +203,7 @@ class TestAdapter(ChannelAdapter):
         self.messages: dict[str, Activity] = {}
         self.sent: list[Activity] = []
         self.files: dict[str, bytes] = {}
+        self.members: list[ChannelAccount] = [ChannelAccount(id="user", name="User")]
         self.failures: list[ChannelError | None] = []
         self._user_tokens = TestTokenService()
         self._channel_id = channel_id
@@ -299,6 +301,20 @@ class TestAdapter(ChannelAdapter):
             yield content
 
         yield FetchedContent(None, chunks())
+
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        self._fail_if_told()
+        for member in self.members:
+            if user_id in (member.id, member.aad_object_id):
+                return member
+        raise ChannelError("No such member", decision="gone", status=404)
+
+    async def get_paged_members(
+        self, context: TurnContext, page_size: int | None = None
+    ) -> AsyncIterator[ChannelAccount]:
+        self._fail_if_told()
+        for member in self.members:
+            yield member
 
     def _fail_if_told(self) -> None:
         failure = self.failures.pop(0) if self.failures else None

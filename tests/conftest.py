@@ -1,10 +1,13 @@
-"""What every test stands on: asyncio, and that where every component is there, nothing is skipped for want of one."""
+"""What every test stands on: asyncio, a Cosmos DB server, and that where every component is there, nothing is skipped
+for want of one."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 import pytest
+
+from tests.cosmos_server.running import running_server
 
 # Set where everything is installed: a skip for want of a component then hides a test that should have run.
 MAY_NOT_SKIP = os.environ.get("AGENT_TESTS_MAY_NOT_SKIP") == "1"
@@ -17,6 +20,18 @@ R = TypeVar("R", pytest.TestReport, pytest.CollectReport)
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cosmos_server() -> Iterator[None]:
+    """A server for this session in COSMOS_TEST_CONNECTION, if that names none and Node is here to run ours."""
+    if os.environ.get("COSMOS_TEST_CONNECTION"):
+        yield
+        return
+    with running_server() as connection, pytest.MonkeyPatch.context() as environment:
+        if connection is not None:
+            environment.setenv("COSMOS_TEST_CONNECTION", connection)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,19 +26,23 @@ def anywhere(host: str, address: IPAddress) -> bool:
 
 
 @asynccontextmanager
-async def serve(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve the app on a free port of this machine; gives its URL, without a slash at the end."""
+async def serve(app: ASGIApp, **tls: str) -> AsyncIterator[str]:
+    """Serve the app on a free port of this machine; gives its URL, without a slash at the end.
+
+    Over TLS with `ssl_certfile` and `ssl_keyfile`.
+    """
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # else asyncio leaves Nagle on
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
+        config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1, **tls)  # type: ignore[arg-type]  # two of its many settings
+        server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listening]))
         while not server.started:
             if serving.done():
                 await serving
             await asyncio.sleep(0.005)
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         finally:
             server.should_exit = True
             await serving
@@ -52,6 +56,7 @@ class ChannelCall:
     path: str
     headers: dict[str, str]
     body: Any
+    query: str = ""
 
 
 @dataclass
@@ -73,8 +78,9 @@ class FakeChannel:
         async def anything(request: Request) -> Response:
             body = await request.body()
             # The raw path: what counts is how ids were quoted.
-            path = request.scope["raw_path"].decode().partition("?")[0]
-            call = ChannelCall(request.method, path, dict(request.headers), json.loads(body) if body else None)
+            path, _, query = request.scope["raw_path"].decode().partition("?")
+            query = query or request.scope["query_string"].decode()
+            call = ChannelCall(request.method, path, dict(request.headers), json.loads(body) if body else None, query)
             async with self._called:
                 self.calls.append(call)
                 self._called.notify_all()

@@ -26,9 +26,9 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 ALLOWED = {
     "httpx": {"channel/http_client.py"},
     "httpcore": {"channel/checked_network.py", "channel/http_client.py"},
-    "msal": {"channel/token_provider.py", "hosting/managed_identity.py"},
-    "requests": {"channel/token_provider.py", "hosting/managed_identity.py"},
-    "jwt": {"channel/signing_keys.py", "channel/token_validator.py"},
+    "msal": {"channel/msal_client.py", "hosting/managed_identity.py"},
+    "requests": {"hosting/managed_identity.py"},
+    "cryptography": {"channel/signed_token.py", "channel/signing_keys.py"},
     "azure": {"hosting/*", "local/*"},
     "starlette": {"local/*"},
     "uvicorn": {"local/*"},

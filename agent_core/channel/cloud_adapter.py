@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.activity_types import RoleTypes
 from agent_core.activity.attachments import Attachment
 from agent_core.activity.conversation_reference import (
+    ChannelAccount,
     ConversationParameters,
     ConversationResourceResponse,
     ResourceResponse,
@@ -23,6 +27,7 @@ from agent_core.channel.url_guard import UrlGuard, is_loopback
 from agent_core.errors import (
     BadActivity,
     Busy,
+    KeysUnavailable,
     NotAllowed,
     NotAuthenticated,
     NotSupported,
@@ -38,19 +43,22 @@ from agent_core.turn.user_tokens import UserTokenService
 
 if TYPE_CHECKING:  # loaded with the first request, so that a cold start is spared them
     from agent_core.channel.attachment_downloader import AttachmentDownloader
+    from agent_core.channel.connector import Connector
     from agent_core.channel.connector_client import ConnectorClient
+    from agent_core.channel.token_provider import AgenticIdentity
     from agent_core.channel.token_validator import TokenValidator
     from agent_core.channel.user_token_client import UserTokenClient
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 1024 * 1024
+MAX_AGENTIC_ID = 150
+# What of a conversation's id may stand in a header as it is: what Teams writes.
+SHOWN = ":;=@,/+|"
 # A tunnel from the internet rewrites the host and leaves one of these behind.
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host")
 # Types that mean nothing without a name (A5001, A5401, A6310, A6411).
 NAMED_TYPES = ("command", "commandResult", "event", "invoke")
-# Who called, as a verified token tells (appendix V of the specification); only the Bot Service's are let in by now.
-BOT_SERVICE_CALLER = "urn:botframework:azure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +127,12 @@ class CloudAdapter(ChannelAdapter):
 
         Never raises for what a request or a handler does. 400, 405, 413 or 415 is for what is no activity, and for an
         invoke whose value a handler refused with BadActivity; 401 and 403 for who may not; 501 for an invoke that
-        nobody handles; 500 for one that failed; 503 where the store or the queue is not reached and nothing was said
-        yet, so that the channel tries again. Else it is 202, or 200 with a body.
+        nobody handles; 500 for one that failed; 503 where the store, the queue or the keys to check a token with are
+        not reached and nothing was said yet, so that the channel tries again. Else it is 202, or 200 with a body.
         """
         try:
             activity = _activity(request)
-            identity = await self._authenticate(request, activity)
-            if identity.service_url_verified:
-                activity = activity.replace(caller_id=BOT_SERVICE_CALLER)
+            activity, identity = await self._authenticate(request, activity)
             if activity.delivery_mode != "expectReplies":
                 self._guard().check_service_url(activity.service_url, identity)
         except BadActivity as error:
@@ -137,13 +143,16 @@ class CloudAdapter(ChannelAdapter):
         except NotAllowed as error:
             logger.warning("Refused an activity: %s", error)
             return _error(403, error.code, str(error))
+        except KeysUnavailable as error:
+            # 401 would make the channel drop the activity of a caller who may be a good one.
+            return _error(503, "KeysUnavailable", str(error), {"retry-after": "5"})
         except SettingsError as error:
             logger.error("The agent is not set up: %s", error)
             return _error(500, "NotConfigured", str(error))
         return await self._run(activity, identity, agent)
 
     async def _run(self, activity: Activity, identity: ClaimsIdentity, agent: Agent) -> HttpResponse:
-        replies = ReplyBuffer() if activity.delivery_mode == "expectReplies" else None
+        replies = ReplyBuffer(self) if activity.delivery_mode == "expectReplies" else None
         context = TurnContext(
             replies or self,
             activity,
@@ -192,11 +201,18 @@ class CloudAdapter(ChannelAdapter):
             )
         return _answer(context, replies)
 
-    async def _authenticate(self, request: HttpRequest, activity: Activity) -> ClaimsIdentity:
-        identity = self._identity()
-        authorization = request.headers.get("authorization")
-        if identity.validator is not None:
-            return await identity.validator.validate(authorization, activity)
+    async def _authenticate(self, request: HttpRequest, activity: Activity) -> tuple[Activity, ClaimsIdentity]:
+        """The activity with its caller's id, and the caller."""
+        validator = self._identity().validator
+        if validator is not None:
+            identity = await validator.validate(request.headers.get("authorization"), activity)
+            if not identity.service_url_verified and activity.delivery_mode != "expectReplies":
+                raise NotAllowed(
+                    "The serviceUrl is at no host that AGENT_CALLERS gives the calling agent; "
+                    "without one it can call with deliveryMode 'expectReplies' only",
+                    code="ServiceUrlNotAllowed",
+                )
+            return activity.replace(caller_id=validator.caller_id(identity)), identity
         # Development without an app id: whoever reaches this machine's own address is taken at his word. The name in
         # the URL is checked too, or any web page could come in by a name of its own that resolves to this machine.
         if not is_loopback(request.url) or any(name in request.headers for name in FORWARDED):
@@ -205,46 +221,36 @@ class CloudAdapter(ChannelAdapter):
                 "or set CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTID",
                 code="NotLoopback",
             )
-        return ClaimsIdentity()
+        return activity, ClaimsIdentity()
 
     def own_identity(self) -> ClaimsIdentity:
         app_id = self._identity().app_id
         return ClaimsIdentity({"aud": app_id} if app_id else {}, service_url_verified=True)
 
     async def send_activities(self, context: TurnContext, activities: Sequence[Activity]) -> list[ResourceResponse]:
-        service_url = self._service_url(context)
-        conversation_id = context.activity.conversation_id
+        connector = self.connector(context)
+        conversation_id = _conversation_id(context)
         responses = []
         # One after the other: channels do not keep the order of requests that overlap.
         for activity in activities:
             if _stays_here(activity, context):
                 responses.append(ResourceResponse())
             elif activity.reply_to_id:
-                responses.append(
-                    await self._connector().reply_to_activity(
-                        service_url, conversation_id, activity.reply_to_id, activity
-                    )
-                )
+                responses.append(await connector.reply_to_activity(conversation_id, activity.reply_to_id, activity))
             else:
-                responses.append(await self._connector().send_to_conversation(service_url, conversation_id, activity))
+                responses.append(await connector.send_to_conversation(conversation_id, activity))
         return responses
 
     async def update_activity(self, context: TurnContext, activity: Activity) -> ResourceResponse:
-        return await self._connector().update_activity(
-            self._service_url(context), context.activity.conversation_id, activity.id or "", activity
-        )
+        return await self.connector(context).update_activity(_conversation_id(context), activity.id or "", activity)
 
     async def delete_activity(self, context: TurnContext, activity_id: str) -> None:
-        await self._connector().delete_activity(
-            self._service_url(context), context.activity.conversation_id, activity_id
-        )
+        await self.connector(context).delete_activity(_conversation_id(context), activity_id)
 
     async def create_conversation(
         self, service_url: str, parameters: ConversationParameters, identity: ClaimsIdentity
     ) -> ConversationResourceResponse:
-        return await self._connector().create_conversation(
-            self._guard().check_service_url(service_url, identity), parameters
-        )
+        return await self._connector_at(service_url, identity).create_conversation(parameters)
 
     def fetch_attachment(
         self,
@@ -261,23 +267,87 @@ class CloudAdapter(ChannelAdapter):
             activity, identity, attachment, slack_token=slack_token, max_redirects=max_redirects
         )
 
-    def _service_url(self, context: TurnContext) -> str:
-        """Where this turn's answers go: asked again for every send, because what is stored may be old or foreign."""
-        url = self._guard().check_service_url(context.activity.service_url, context.identity)
-        if self._identity().app_id is not None and not context.identity.service_url_verified:
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        return await self.connector(context).get_conversation_member(_conversation_id(context), user_id)
+
+    def get_paged_members(self, context: TurnContext, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
+        return self.connector(context).get_paged_members(_conversation_id(context), page_size=page_size)
+
+    def connector(self, context: TurnContext) -> Connector:
+        """The REST API of the service that carries this turn, for what the context has no method for.
+
+            channels = await adapter.connector(context).teams.get_team_channels(team_id)
+
+        Whether the service may be called is asked each time, because what is stored may be old or foreign.
+
+        Raises:
+            NotAllowed: the service is none that the agent's token may go to.
+            NotSupported: the agent is addressed as one with an identity of its own, and it is not said as which.
+        """
+        from agent_core.channel.connector import CopilotStudioConnector
+        from agent_core.channel.connector_client import ConnectorService
+
+        activity = context.activity
+        if activity.is_from_copilot_studio_connector:
+            self._guard().check_service_url(activity.service_url, context.identity)
+            # Its URL is taken as it is: the slash that other services get would be another URL.
+            return CopilotStudioConnector(self._connector(), ConnectorService(activity.service_url or "", None))
+        return self._connector_at(
+            activity.service_url, context.identity, activity.conversation_id, self._agentic_identity(activity)
+        )
+
+    def _agentic_identity(self, activity: Activity) -> AgenticIdentity | None:
+        """As whom the agent is addressed, if it is as one with an identity of its own in the tenant."""
+        if not activity.is_agentic or activity.recipient is None:
+            return None
+        from agent_core.channel.token_provider import AgenticIdentity
+
+        recipient, tenant_id = activity.recipient, activity.agentic_tenant_id
+        is_user = recipient.has_role(RoleTypes.agentic_user)
+        user_id = recipient.agentic_user_id if is_user else None
+        if not tenant_id or not recipient.agentic_app_id or (is_user and not user_id):
+            # The token of the bot would be another's.
+            raise NotSupported(
+                "The agent is addressed as an agentic identity, and the activity does not say which: its recipient "
+                "needs 'tenantId', 'agenticAppId' and, for a user, 'agenticUserId'"
+            )
+        return AgenticIdentity(tenant_id, recipient.agentic_app_id, user_id, self._connector().cloud.agentic_scope)
+
+    def _connector_at(
+        self,
+        service_url: str | None,
+        identity: ClaimsIdentity,
+        conversation_id: str | None = None,
+        agentic: AgenticIdentity | None = None,
+    ) -> Connector:
+        from agent_core.channel.connector import Connector
+        from agent_core.channel.connector_client import ConnectorService
+
+        guard, client = self._guard(), self._connector()
+        url = guard.check_service_url(service_url, identity)
+        caller = identity.calling_agent
+        if caller is not None and agentic is None:
+            # A parent takes tokens that are made for it, and is told which of its conversations is meant.
+            headers = {"x-ms-conversation-id": quote(conversation_id, safe=SHOWN)} if conversation_id else {}
+            return Connector(client, ConnectorService(url, f"{caller}/.default", headers))
+        if self._identity().app_id is not None and not identity.service_url_verified:
             raise NotAllowed(
                 "This conversation's serviceUrl was never in a validated token, so the agent's token cannot go there; "
                 "it is verified when the user next writes",
                 code="ServiceUrlNotVerified",
             )
-        return url
+        scope = agentic or client.cloud.connector_scope
+        return Connector(
+            client, ConnectorService(url, scope, check_url=partial(guard.check_service_url, identity=identity))
+        )
 
 
 class ReplyBuffer:
     """Collects what a turn says instead of sending it, for a caller that takes the replies in the HTTP answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapter: CloudAdapter) -> None:
         self.activities: list[Activity] = []
+        self._adapter = adapter
 
     async def send_activities(self, context: TurnContext, activities: Sequence[Activity]) -> list[ResourceResponse]:
         self.activities += [each for each in activities if not _stays_here(each, context)]
@@ -288,6 +358,12 @@ class ReplyBuffer:
 
     async def delete_activity(self, context: TurnContext, activity_id: str) -> None:
         raise NotSupported("The caller takes all replies at once (expectReplies): there is nothing to delete yet")
+
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        return await self._adapter.get_member(context, user_id)
+
+    def get_paged_members(self, context: TurnContext, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
+        return self._adapter.get_paged_members(context, page_size)
 
 
 def _activity(request: HttpRequest) -> Activity:
@@ -330,6 +406,14 @@ def _check_complete(activity: Activity) -> None:
             raise BadActivity(f"{name!r} must be at most {MAX_NAME} characters of Unicode text", code="BadId")
     if activity.type in NAMED_TYPES and not activity.name:
         raise BadActivity(f"An activity of type {activity.type!r} needs a 'name'", code="MissingName")
+
+
+def _conversation_id(context: TurnContext) -> str:
+    """The id in the URLs of this turn's conversation: that of an agentic one is cut and cleaned, as the SDKs do."""
+    activity = context.activity
+    if activity.channel == "agents" and activity.is_agentic:
+        return re.sub(r"[/\\#?]", "_", activity.conversation_id[:MAX_AGENTIC_ID])
+    return activity.conversation_id
 
 
 def _stays_here(activity: Activity, context: TurnContext) -> bool:

@@ -1,212 +1,214 @@
-"""The Bot Connector's REST API: how what the agent says reaches the channel.
+"""Calls the Bot Connector's REST API: the token, the time-outs, and what may be tried again.
 
 https://learn.microsoft.com/azure/bot-service/rest-api/bot-framework-rest-connector-api-reference
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+import asyncio
+import logging
+import random as random_numbers
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
-from agent_core.activity.activity import Activity
-from agent_core.activity.conversation_reference import (
-    ChannelAccount,
-    ConversationParameters,
-    ConversationResourceResponse,
-    ResourceResponse,
-)
 from agent_core.activity.json_text import dump
+from agent_core.channel.clouds import PUBLIC, Cloud
+from agent_core.channel.connector_errors import WRONG_HOST, channel_error, named_host
 from agent_core.channel.http_client import HttpAnswer, HttpClient
-from agent_core.channel.token_provider import TokenProvider
-from agent_core.errors import ChannelError, Decision, NoAnswer, NotSent
+from agent_core.channel.retries import Retries
+from agent_core.channel.token_provider import AgenticIdentity, AgenticTokenProvider, TokenProvider
+from agent_core.errors import ChannelError, NoAnswer, NotAllowed, NotSent, NotSupported
 
-# A conversation that the concurrent work on it makes refuse us (412) is free again soon.
-BUSY_FOR = timedelta(seconds=1)
-# No channel means more; a date that overflows would fail every delivery instead of putting it off.
-LONGEST_WAIT = timedelta(days=1)
+logger = logging.getLogger(__name__)
 
-# https://learn.microsoft.com/microsoftteams/platform/bots/build-conversational-capability#status-code-retry-guidance
-_BLOCKED = {
-    "BotDisabledByAdmin",
-    "BotNotInConversationRoster",
-    "ConversationBlockedByUser",
-    "ForbiddenOperationException",
-    "MessageWritesBlocked",
-}
+# Time-outs of a gateway and of the service. A 500 is not among them: the documentation of Teams says to report it.
+_PASSING = (502, 503, 504)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorService:
+    """One service that the agent speaks through, and as whom.
+
+    Attributes:
+        url: the base of its routes, with a slash at the end.
+        scope: of the token it gets, or the agent's own identity in the tenant; None for no token.
+        headers: that go with every request.
+        check_url: asked whether another URL may be called as this one is; NotAllowed if not.
+    """
+
+    url: str
+    scope: str | AgenticIdentity | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    check_url: Callable[[str], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    content: bytes | None
+    accept: str
+    max_body: int | None
 
 
 class ConnectorClient:
     """Calls one connector service after another over one pool of connections.
 
-    Nothing is repeated here: creating an activity takes no idempotency key, so whether a repeat may double a message
-    is for the caller to decide, by the error's `decision`.
+    A call is tried again only where that can do no harm. Creating an activity takes no idempotency key, so a POST is
+    repeated only after an answer that it was not done (429, 412) or if it never left; a GET, PUT or DELETE also after
+    502, 503, 504 and after none at all. A 401 is answered once with a new token.
+
+    Attributes:
+        cloud: the agent's own, which says what its tokens are for.
     """
 
-    def __init__(self, http: HttpClient, tokens: TokenProvider | None, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        http: HttpClient,
+        tokens: TokenProvider | None,
+        now: Callable[[], datetime],
+        *,
+        sleep: Callable[[timedelta], Awaitable[None]] | None = None,
+        random: Callable[[], float] = random_numbers.random,
+        cloud: Cloud = PUBLIC,
+        agentic_tokens: AgenticTokenProvider | None = None,
+    ) -> None:
         """`tokens` is None in development without an app id; nothing is then sent that proves who we are."""
         self._http = http
         self._tokens = tokens
-        self._now = now
+        self._retries = Retries(now, sleep or _sleep, random)
+        self._agentic_tokens = agentic_tokens
+        self.cloud = cloud
 
-    async def send_to_conversation(
-        self, service_url: str, conversation_id: str, activity: Activity
-    ) -> ResourceResponse:
-        """POST a new activity; its id is None where the channel gives none. Raises ChannelError."""
-        return ResourceResponse(
-            id=_id(await self._call("POST", service_url, [conversation_id, "activities"], activity))
-        )
-
-    async def reply_to_activity(
-        self, service_url: str, conversation_id: str, activity_id: str, activity: Activity
-    ) -> ResourceResponse:
-        """POST an answer to an activity. Raises ChannelError."""
-        path = [conversation_id, "activities", activity_id]
-        return ResourceResponse(id=_id(await self._call("POST", service_url, path, activity)))
-
-    async def update_activity(
-        self, service_url: str, conversation_id: str, activity_id: str, activity: Activity
-    ) -> ResourceResponse:
-        """PUT another version of an activity; may be repeated without harm. Raises ChannelError."""
-        path = [conversation_id, "activities", activity_id]
-        answer = await self._call("PUT", service_url, path, activity)
-        return ResourceResponse(id=_id(answer) or activity_id)
-
-    async def delete_activity(self, service_url: str, conversation_id: str, activity_id: str) -> None:
-        """DELETE an activity; may be repeated without harm. Raises ChannelError."""
-        await self._call("DELETE", service_url, [conversation_id, "activities", activity_id])
-
-    async def create_conversation(
-        self, service_url: str, parameters: ConversationParameters
-    ) -> ConversationResourceResponse:
-        """POST a new conversation. Raises ChannelError, also for an answer without the conversation's id."""
-        answer = _object(await self._call("POST", service_url, [], parameters))
-        if not isinstance(answer.get("id"), str) or not answer["id"]:
-            raise ChannelError("The channel created a conversation and did not say its id", decision="ambiguous")
-        texts = {key: value for key, value in answer.items() if isinstance(value, str)}
-        return ConversationResourceResponse.from_dict(texts)
-
-    async def get_conversation_members(self, service_url: str, conversation_id: str) -> list[ChannelAccount]:
-        """GET who is in a conversation. Raises ChannelError."""
-        answer = _parsed(await self._call("GET", service_url, [conversation_id, "members"]))
-        found = answer if isinstance(answer, list) else []
-        return [ChannelAccount.from_dict(each) for each in found if isinstance(each, dict)]
-
-    async def _call(
+    async def call(
         self,
+        service: ConnectorService,
         method: str,
-        service_url: str,
-        path: list[str],
-        body: Activity | ConversationParameters | None = None,
+        path: Sequence[str],
+        *,
+        query: Mapping[str, str | None] = MappingProxyType({}),
+        body: Any = None,
+        accept: str = "application/json",
+        max_body: int | None = None,
+        repeats: bool = True,
     ) -> HttpAnswer:
-        # Teams ids hold ':', '@' and ';', others anything: every one is a single, quoted segment of the path.
-        url = "/".join([service_url + "v3/conversations", *(quote(part, safe="") for part in path)])
-        headers = {"accept": "application/json"}
-        if body is not None:
+        """The answer with a status of 2xx.
+
+        Args:
+            path: its segments below the service's URL; each is quoted. None at all is the URL itself.
+            query: what is None is left out.
+            body: of JSON; None for none.
+            repeats: whether it is worth being tried again.
+
+        Raises:
+            ChannelError: any other answer, or none; its `decision` is true of all attempts together.
+        """
+        content = None if body is None else dump(body)
+        request = _Request(method, _route(path, query), content, accept, max_body)
+        began = self._retries.now()
+        ambiguous = False
+        token: str | None = None
+        rejected: str | None = None
+        attempt = 1
+        while True:
+            try:
+                token = await self._token(service, rejected)
+                answer = await self._send(service, request, token, began)
+                if 200 <= answer.status < 300:
+                    return answer
+                error = channel_error(answer, self._retries.now(), attempt)
+            except ChannelError as failed:
+                error = failed
+            if error.status == 401 and token is not None and rejected is None:
+                rejected = token
+                continue
+            if error.code == WRONG_HOST and (moved := _elsewhere(service, error)):
+                logger.warning("The channel moved a conversation's service to %r", urlsplit(moved.url).hostname)
+                service = moved
+                continue
+            if ambiguous and method == "DELETE" and error.decision == "gone":
+                return HttpAnswer(200, {}, b"")  # an earlier attempt did it
+            ambiguous = ambiguous or error.decision == "ambiguous"
+            wait = None
+            if repeats and _is_repeatable(method, error):
+                wait = self._retries.wait(attempt, error.retry_after, began)
+            if wait is None:
+                # The last attempt never left, but one before it did.
+                if ambiguous and error.decision == "unsent":
+                    error.decision = "ambiguous"
+                raise error
+            logger.info("%s again in %.1f s (attempt %d): %s", method, wait.total_seconds(), attempt, error.decision)
+            await self._retries.sleep(wait)
+            attempt += 1
+
+    async def _token(self, service: ConnectorService, rejected: str | None) -> str | None:
+        scope, tokens = service.scope, self._tokens
+        if tokens is None or scope is None:
+            return None
+        if isinstance(scope, AgenticIdentity):
+            if self._agentic_tokens is None:
+                raise NotSupported("Nothing here gives tokens of agentic identities, and the bot's would be another's")
+            ask = partial(self._agentic_tokens.token, scope)
+        else:
+            ask = partial(tokens.token, scope)
+        token = await ask()
+        # Of many calls whose token was rejected at once, one has a new one made.
+        return await ask(force_refresh=True) if token == rejected else token
+
+    async def _send(
+        self, service: ConnectorService, request: _Request, token: str | None, began: datetime
+    ) -> HttpAnswer:
+        headers = {**service.headers, "accept": request.accept}
+        if request.content is not None:
             headers["content-type"] = "application/json; charset=utf-8"
-        if self._tokens is not None:
-            headers["authorization"] = f"Bearer {await self._tokens.token()}"
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
+        left = (began + self._retries.budget - self._retries.now()).total_seconds()
         try:
-            answer = await self._http.request(
-                method, url, headers=headers, content=dump(body.to_dict()) if body is not None else None
+            return await self._http.request(
+                request.method,
+                service.url + request.path,
+                headers=headers,
+                content=request.content,
+                read_timeout=max(1.0, left),
+                max_body=request.max_body,
             )
         except NotSent as error:
             raise ChannelError(f"The channel was not reached: {error}", decision="unsent") from error
         except NoAnswer as error:
             raise ChannelError(f"The channel did not answer: {error}", decision="ambiguous") from error
-        if 200 <= answer.status < 300:
-            return answer
-        raise self._error(answer)
-
-    def _error(self, answer: HttpAnswer) -> ChannelError:
-        code, sub_code, said = _error_of(answer)
-        details = f" ({code}{'/' + sub_code if sub_code else ''})" if code else ""
-        return ChannelError(
-            f"The channel answered {answer.status}{details}{': ' + said if said else ''}",
-            decision=_decision(answer.status, code, sub_code),
-            status=answer.status,
-            code=code,
-            sub_code=sub_code,
-            said=said,
-            retry_after=BUSY_FOR if answer.status == 412 else self._retry_after(answer.headers),
-            request_id=answer.headers.get("x-ms-request-id") or answer.headers.get("ms-cv"),
-        )
-
-    def _retry_after(self, headers: Mapping[str, str]) -> timedelta | None:
-        """Seconds, decimals of seconds, or a date (RFC 9110, section 10.2.3); nonsense counts as absent."""
-        text = headers.get("retry-after", "").strip()
-        if not text:
-            return None
-        try:
-            if re.fullmatch(r"-?\d+(\.\d+)?", text):
-                return min(LONGEST_WAIT, timedelta(seconds=max(0.0, float(text))))
-            date = parsedate_to_datetime(text)
-        except (ValueError, OverflowError):
-            return None
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        return min(LONGEST_WAIT, max(timedelta(0), date - self._now()))
 
 
-def _decision(status: int, code: str | None, sub_code: str | None) -> Decision:
-    if status in (412, 429):
-        return "throttled"
-    if status == 401:
-        return "misconfigured"
-    if status == 403 and (code in _BLOCKED or sub_code in _BLOCKED):
-        return "blocked"
-    if status in (404, 410):
-        return "gone"
-    # It may have been done: the documentation says to repeat these, and users of bots that did got messages twice.
-    if status == 408 or status >= 500:
-        return "ambiguous"
-    return "rejected"
+def _is_repeatable(method: str, error: ChannelError) -> bool:
+    if error.decision in ("unsent", "throttled"):
+        return True
+    return method != "POST" and error.decision == "ambiguous" and (error.status is None or error.status in _PASSING)
 
 
-def _parsed(answer: HttpAnswer) -> Any:
-    """The JSON of an answer; None for an empty body (Teams is known for it) and for HTML of a gateway."""
-    try:
-        return json.loads(answer.body) if answer.body else None
-    except ValueError:
+def _elsewhere(service: ConnectorService, error: ChannelError) -> ConnectorService | None:
+    """The same service at the host that the answer names, if it may be called and is not there already."""
+    host = named_host(error)
+    if host is None or service.check_url is None:
         return None
+    try:
+        url = service.check_url(urlunsplit(urlsplit(service.url)._replace(scheme="https", netloc=host)))
+    except NotAllowed:
+        return None
+    return replace(service, url=url, check_url=None)
 
 
-def _object(answer: HttpAnswer) -> dict[str, Any]:
-    parsed = _parsed(answer)
-    return parsed if isinstance(parsed, dict) else {}
+def _route(path: Sequence[str], query: Mapping[str, str | None]) -> str:
+    # Teams ids hold ':', '@' and ';', others anything; unquoted, or as a dot, they would be another route.
+    if bad := [part for part in path if part in ("", ".", "..")]:
+        raise ChannelError(f"An id must not be {bad[0]!r}", decision="rejected", code="BadId")
+    asked = urlencode({name: value for name, value in query.items() if value is not None})
+    return "/".join(quote(part, safe="") for part in path) + (f"?{asked}" if asked else "")
 
 
-def _id(answer: HttpAnswer) -> str | None:
-    found = _object(answer).get("id")
-    return found if isinstance(found, str) and found else None
-
-
-def _error_of(answer: HttpAnswer) -> tuple[str | None, str | None, str | None]:
-    """Code, sub-code and message, from the shapes seen: `{"error": {…}}`, a bare string, `{"errorCode": 209, "message":
-    "<JSON in a string>"}`, HTML, nothing."""
-    parsed = _parsed(answer)
-    if isinstance(parsed, str):
-        return parsed[:100], None, None
-    if not isinstance(parsed, dict):
-        return None, None, None
-    inner = parsed.get("error")
-    error = inner if isinstance(inner, dict) else parsed
-    message = error.get("message")
-    nested: dict[str, Any] = {}
-    if isinstance(message, str) and message.lstrip().startswith("{"):
-        try:
-            loaded = json.loads(message)
-            nested = loaded if isinstance(loaded, dict) else {}
-        except ValueError:
-            pass
-    code = error.get("code") or parsed.get("errorCode") or nested.get("errorCode")
-    sub_code = error.get("subCode") or nested.get("subCode")
-    said = nested.get("message") or (None if nested else message)
-    return (
-        str(code)[:100] if code else None,
-        str(sub_code)[:100] if sub_code else None,
-        str(said)[:200] if said else None,
-    )
+async def _sleep(delay: timedelta) -> None:
+    await asyncio.sleep(delay.total_seconds())

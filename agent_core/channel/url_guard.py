@@ -155,14 +155,15 @@ def same_service(one: str, other: str) -> bool:
         return False
 
 
-def _normal(url: str) -> tuple[str, str | None, int | None, str, str]:
+def _normal(url: str) -> tuple[object, ...]:
     parts = urlsplit(url)
     try:
         port = parts.port
     except ValueError:
         port = -1
     default = {"https": 443, "http": 80}.get(parts.scheme.lower())
-    return parts.scheme.lower(), parts.hostname, port or default, parts.path.rstrip("/"), parts.query
+    user = parts.netloc.rpartition("@")[0]
+    return parts.scheme.lower(), user, parts.hostname, port or default, parts.path.rstrip("/"), parts.query
 
 
 def _origin(url: str | None, plain: re.Pattern[str]) -> Origin | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from agent_core.channel.cloud_adapter import AgentIdentity, CloudAdapter
@@ -12,15 +12,7 @@ from agent_core.channel.url_guard import UrlGuard
 from agent_core.errors import SettingsError
 from agent_core.hosting import clock
 from agent_core.hosting.managed_identity import ManagedIdentityCredential
-from agent_core.hosting.settings import (
-    CLIENT_ID,
-    CLIENT_SECRET,
-    COSMOS,
-    SERVICE_BUS,
-    TENANT_ID,
-    Settings,
-    missing_connection,
-)
+from agent_core.hosting.settings import CLIENT_ID, COSMOS, SERVICE_BUS, Settings, missing_connection
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.tickets import Tickets
 from agent_core.store.document_store import DocumentStore
@@ -29,8 +21,9 @@ if TYPE_CHECKING:  # loaded on first use, so that a cold start is spared them
     from agent_core.channel.attachment_downloader import AttachmentDownloader
     from agent_core.channel.connector_client import ConnectorClient
     from agent_core.channel.http_client import HttpClient
-    from agent_core.channel.token_provider import TokenProvider
+    from agent_core.channel.token_provider import CachedTokenProvider
     from agent_core.channel.user_token_client import UserTokenClient
+    from agent_core.hosting.cosmos_store import CosmosConnection, CosmosStore
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +67,30 @@ class AzureServices:
         return self._http_client
 
     @cached_property
+    def _identity_http(self) -> HttpClient:
+        """For the identity provider, whose addresses come from settings and platform, and may be link-local."""
+        from agent_core.channel.http_client import HttpClient
+
+        return HttpClient(allow_address=lambda host, address: True)
+
+    @cached_property
     def _identity(self) -> AgentIdentity:
         app_id = self.settings.app_id
         if app_id is None:
             return AgentIdentity(None, None)
-        from agent_core.channel.signing_keys import SigningKeys
         from agent_core.channel.token_validator import TokenValidator
 
-        return AgentIdentity(app_id, TokenValidator(app_id, SigningKeys(self._http, clock.now), clock.now))
+        settings = self.settings
+        validator = TokenValidator(
+            app_id,
+            self._http,
+            clock.now,
+            cloud=settings.cloud,
+            tenants=settings.tenants,
+            callers=settings.callers,
+            development=settings.development,
+        )
+        return AgentIdentity(app_id, validator)
 
     @cached_property
     def _guard(self) -> UrlGuard:
@@ -89,15 +98,24 @@ class AzureServices:
         return UrlGuard(
             development=settings.app_id is None,
             cloud=settings.cloud,
+            callers=settings.callers,
             fetch_hosts=settings.fetch_hosts,
             private_hosts=settings.private_hosts,
         )
+
+    @property
+    def guard(self) -> UrlGuard:
+        """Where this agent may send."""
+        return self._guard
 
     @cached_property
     def _connector(self) -> ConnectorClient:
         from agent_core.channel.connector_client import ConnectorClient
 
-        return ConnectorClient(self._http, self._tokens, clock.now)
+        tokens = self._tokens
+        return ConnectorClient(
+            self._http, tokens, clock.now, sleep=clock.sleep, cloud=self.settings.cloud, agentic_tokens=tokens
+        )
 
     @cached_property
     def _downloader(self) -> AttachmentDownloader:
@@ -107,18 +125,19 @@ class AzureServices:
         # Connections of its own, so that long downloads leave those that messages are sent over alone.
         http = self._download_client = HttpClient(max_connections=20, allow_address=self._guard.allows_address)
         tokens = self._tokens
-        return AttachmentDownloader(http, self._guard, tokens.token if tokens else None)
+        return AttachmentDownloader(
+            http, self._guard, partial(tokens.token, self.settings.cloud.connector_scope) if tokens else None
+        )
 
     @cached_property
-    def _tokens(self) -> TokenProvider | None:
-        from agent_core.channel.token_provider import AppCredentials, MsalTokenProvider
+    def _tokens(self) -> CachedTokenProvider | None:
+        from agent_core.channel.msal_client import MsalClient
+        from agent_core.channel.token_provider import CachedTokenProvider
 
-        app_id = self.settings.app_id
-        if app_id is None:
+        credentials = self.settings.credentials
+        if credentials is None:
             return None
-        secret = self.settings.get(CLIENT_SECRET)
-        tenant = self.settings.require(TENANT_ID) if secret else ""
-        return MsalTokenProvider(AppCredentials(app_id, tenant, secret))
+        return CachedTokenProvider(MsalClient(credentials, self._identity_http, clock.now).acquire, clock.now)
 
     @cached_property
     def _user_tokens(self) -> UserTokenClient:
@@ -132,7 +151,7 @@ class AzureServices:
             )
 
         async def agent_token(force_refresh: bool) -> str:
-            return await tokens.token()
+            return await tokens.token(self.settings.cloud.connector_scope, force_refresh=force_refresh)
 
         return UserTokenClient(
             self._http,
@@ -155,25 +174,35 @@ class AzureServices:
         return SqliteStore(path, clock.now)
 
     def _open_cosmos(self) -> DocumentStore:
-        from agent_core.hosting.cosmos_store import CosmosConnection, CosmosStore
+        from agent_core.hosting.cosmos_store import CosmosStore
 
-        settings = self.settings
-        database = settings.require("COSMOS_DATABASE")
-        text = settings.get(COSMOS)
+        return CosmosStore(self._cosmos(self.settings.require("COSMOS_DATABASE"), create=self.settings.development))
+
+    def open_foreign_cosmos(self, database: str | None = None) -> CosmosStore:
+        """A store of its own on the same account, in which nothing is created; the caller closes it.
+
+        Args:
+            database: the agent's own if it is not given.
+        """
+        if not self.settings.has_cosmos:
+            raise SettingsError(missing_connection(COSMOS, "accountEndpoint", "Cosmos DB"))
+        from agent_core.hosting.cosmos_store import CosmosStore
+
+        return CosmosStore(self._cosmos(database or self.settings.require("COSMOS_DATABASE"), create=False))
+
+    def _cosmos(self, database: str, *, create: bool) -> CosmosConnection:
+        from agent_core.hosting.cosmos_store import CosmosConnection
+
+        text = self.settings.get(COSMOS)
         if text is not None:
-            create = settings.development
-            return CosmosStore(
-                CosmosConnection.from_connection_string(text, database=database, create_containers=create)
-            )
-        return CosmosStore(
-            CosmosConnection(
-                endpoint=settings.require(f"{COSMOS}__accountEndpoint"),
-                key=None,
-                credential=self._managed_identity(COSMOS),
-                database=database,
-                # An identity of the data plane cannot create containers; the deployment does.
-                create_containers=False,
-            )
+            return CosmosConnection.from_connection_string(text, database=database, create_containers=create)
+        return CosmosConnection(
+            endpoint=self.settings.require(f"{COSMOS}__accountEndpoint"),
+            key=None,
+            credential=self._managed_identity(COSMOS),
+            database=database,
+            # An identity of the data plane cannot create containers; the deployment does.
+            create_containers=False,
         )
 
     def _open_queue(self, name_setting: str) -> Queue:
@@ -205,7 +234,8 @@ class AzureServices:
             opened = cast(_OnFirstUse, service).opened
             if opened is not None:
                 await opened.close()
-        for client in (self._http_client, self._download_client):
+        clients = [self._http_client, self._download_client, self.__dict__.get("_identity_http")]
+        for client in clients:
             if client is not None:
                 await client.close()
 

@@ -142,18 +142,18 @@ class CosmosStore:
     async def read(self, container: Container, partition: str, document_id: str) -> Document | None:
         checked_partition(partition)
         checked_id(document_id)
-        answer = await self._ask(container, lambda proxy: proxy.read_item(document_id, partition))
+        answer = await self._ask(container, lambda proxy: proxy.read_item(document_id, partition), 404)
         return _document(answer.result) if answer.status == 200 else None
 
     async def create(self, container: Container, body: JsonObject) -> Document:
         checked = checked_body(container, body)
-        answer = await self._ask(container, lambda proxy: proxy.create_item(checked.copy()))
+        answer = await self._ask(container, lambda proxy: proxy.create_item(checked.copy()), 409)
         return _written(container, checked, answer)
 
     async def replace(self, container: Container, body: JsonObject, etag: str) -> Document:
         checked = checked_body(container, body)
         answer = await self._ask(
-            container, lambda proxy: proxy.replace_item(checked.id, checked.copy(), **_if_match(etag))
+            container, lambda proxy: proxy.replace_item(checked.id, checked.copy(), **_if_match(etag)), 404, 412
         )
         return _written(container, checked, answer)
 
@@ -166,7 +166,9 @@ class CosmosStore:
         checked_partition(partition)
         checked_id(document_id)
         condition = _if_match(etag) if etag is not None else {}
-        answer = await self._ask(container, lambda proxy: proxy.delete_item(document_id, partition, **condition))
+        answer = await self._ask(
+            container, lambda proxy: proxy.delete_item(document_id, partition, **condition), 404, 412
+        )
         if answer.status != 200 and etag is not None:
             raise _refusal(container, document_id, answer.status)
 
@@ -175,7 +177,7 @@ class CosmosStore:
         steps = list(zip(operations, subjects, strict=True))
         while steps:
             items = [_batch_item(operation, subject) for operation, subject in steps]
-            answer = await self._ask(container, partial(_execute, items=items, partition=partition))
+            answer = await self._ask(container, partial(_execute, items=items, partition=partition), 404, 409, 412)
             if answer.status == 200:
                 return
             operation, subject = steps.pop(answer.index)
@@ -203,7 +205,7 @@ class CosmosStore:
             found = proxy.query_items(query, parameters=parameters, max_item_count=at_once, **scope)
             return [item async for item in found]
 
-        answer = await self._ask(container, items)
+        answer = await self._ask(container, items, 404)
         if answer.status != 200:
             raise StoreError(
                 f"Cosmos DB refused a query on {container.name!r} with {answer.status}: is it there still?"
@@ -213,15 +215,34 @@ class CosmosStore:
         last = Position.of(container, order_by, documents[-1].body).continuation(order_by) if more else None
         return Page(documents, last)
 
+    async def feed(self, name: str, limit: int, continuation: str | None) -> tuple[list[JsonObject], str | None]:
+        """Some items of a container of any kind, and where the next ones begin, None at the end; whole and as they are.
+
+        In Cosmos DB's own order and by its own continuation: a container need not have an index that a query could
+        use, and those that the .NET SDK creates have none. One call of a store at a time.
+        """
+        after: list[str | None] = []
+
+        async def page(proxy: ContainerProxy) -> list[JsonObject]:
+            def note(headers: Mapping[str, str], _: object) -> None:
+                after[:] = [headers.get("x-ms-continuation")]
+
+            pages = proxy.read_all_items(max_item_count=limit, response_hook=note).by_page(continuation)
+            first = await anext(pages, None)
+            return [item async for item in first] if first is not None else []
+
+        answer = await self._ask(Container(name, "id"), page)
+        return answer.result, after[0] if after else None
+
     async def close(self) -> None:
         session = self._sessions.pop(asyncio.get_running_loop(), None)
         if session is not None:
             await session.close()
 
-    async def _ask(self, container: Container, request: _Request) -> Answer:
+    async def _ask(self, container: Container, request: _Request, *refusals: int) -> Answer:
         """Send a request, again where the service did nothing and asks for that.
 
-        The answer's status is 200, or one the caller has a word for: 404, 409 or 412.
+        The answer's status is 200 or one of the refusals, which the caller has a word for.
         """
         session = self._session_here()
         limit = self._timeout
@@ -233,11 +254,16 @@ class CosmosStore:
                     if number:
                         await self._sleep(_FIRST_WAIT.total_seconds() * 2 ** (number - 1) * (0.5 + self._random() / 2))
                     answer = await session.ask(container, request)
-                    if answer.status not in (429, 449):
+                    if answer.status in (200, *refusals):
                         return answer
+                    if answer.status not in (429, 449):
+                        break
         except TimeoutError as error:
             raise StoreUnavailable(f"Cosmos DB did not answer about {container.name!r} in time") from error
-        raise StoreUnavailable(f"Cosmos DB kept putting off a request to {container.name!r} ({answer.status})")
+        raise StoreUnavailable(
+            f"Cosmos DB answered a request to {container.name!r} with {answer.status}, again and again or where it "
+            "means nothing; try again later"
+        )
 
     def _session_here(self) -> _Session:
         here = asyncio.get_running_loop()
@@ -325,7 +351,8 @@ class _Session:
     def _missing(self, container: Container) -> StoreError:
         return StoreError(
             f"Cosmos DB has no container {container.name!r} in a database {self._connection.database!r}. "
-            "The deployment (Bicep, infra/) creates it: deploy again, or check COSMOS_DATABASE."
+            "The agent's own are created by the deployment (Bicep, infra/), with the partition key "
+            f"/{container.partition_key} and time to live on: deploy again, or check COSMOS_DATABASE."
         )
 
     async def close(self) -> None:

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from agent_core.channel.app_credentials import AppCredentials
 from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud, token_service_url
 from agent_core.errors import SettingsError
+from agent_core.hosting.caller_settings import CALLERS, TENANTS, parse_callers, parse_tenants
+from agent_core.hosting.credential_settings import CLIENT_ID as CLIENT_ID
+from agent_core.hosting.credential_settings import CLIENT_SECRET as CLIENT_SECRET
+from agent_core.hosting.credential_settings import TENANT_ID as TENANT_ID
+from agent_core.hosting.credential_settings import app_credentials
 from agent_core.proactive.tickets import TICKET_MODES, TicketMode
 from agent_core.turn.user_tokens import OAuthConnection
-
-# What names the channel's app, in the Agents SDK's words.
-CLIENT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTID"
-CLIENT_SECRET = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__CLIENTSECRET"
-TENANT_ID = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__TENANTID"
 
 COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
@@ -43,7 +44,13 @@ DEFAULTS = {
 }
 
 # Set by the platform wherever the app runs in Azure: with one of them nothing counts as development.
-_AZURE_MARKS = ("WEBSITE_INSTANCE_ID", "WEBSITE_SITE_NAME", "WEBSITE_POD_NAME")
+_AZURE_MARKS = (
+    "CONTAINER_APP_NAME",
+    "IDENTITY_ENDPOINT",
+    "WEBSITE_INSTANCE_ID",
+    "WEBSITE_POD_NAME",
+    "WEBSITE_SITE_NAME",
+)
 
 # Two labels at least, and the last one no number: not all of `.com`, no wildcard, no address.
 _HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])", re.ASCII)
@@ -101,6 +108,22 @@ class Settings:
         return CLOUDS[name]
 
     @property
+    def tenants(self) -> frozenset[str]:
+        """Ids of the tenants whose agents may call, `*` for all; the agent's own unless AGENT_TENANTS says otherwise.
+
+        SettingsError for an entry that is none.
+        """
+        return parse_tenants(self.get(TENANTS), self.get(TENANT_ID))
+
+    @property
+    def callers(self) -> dict[str, tuple[str, ...]]:
+        """The agents that may call, by app id in lower case or `*`, and the hosts where each may be answered.
+
+        SettingsError for an entry of AGENT_CALLERS that is none.
+        """
+        return parse_callers(self.get(CALLERS))
+
+    @property
     def token_service(self) -> str:
         """The base address of the user token service, the cloud's own if no other is set.
 
@@ -139,6 +162,12 @@ class Settings:
                 "with commas between them, and no scheme, port, wildcard or address"
             )
         return hosts
+
+    @property
+    def credentials(self) -> AppCredentials | None:
+        """As whom the agent speaks; None in development without an app id. SettingsError for a contradiction."""
+        app_id = self.app_id
+        return None if app_id is None else app_credentials(self.get, app_id, self.cloud)
 
     @property
     def local_data(self) -> Path:
@@ -185,14 +214,9 @@ class Settings:
     def problems(self) -> list[str]:
         """Everything that is missing or contradicts itself, at once."""
         found = []
-        try:
-            app_id = self.app_id
-        except SettingsError as error:
-            app_id = None
-            found.append(str(error))
-        if app_id is not None and self.get(CLIENT_SECRET) is not None and self.get(TENANT_ID) is None:
-            found.append(f"The setting {TENANT_ID} is missing: a client secret belongs to an app of one tenant.")
         for read in (
+            lambda: self.cloud,
+            lambda: self.credentials,
             lambda: self.token_service,
             lambda: (self.ticket_mode, self.ticket_keys),
             lambda: self.fetch_hosts,
@@ -201,7 +225,12 @@ class Settings:
             try:
                 read()
             except SettingsError as error:
-                found.append(str(error))
+                found += [str(error)] if str(error) not in found else []
+        try:
+            if self.callers and not self.tenants:
+                found.append(f"The setting {CALLERS} names agents and {TENANTS} no tenant: give the ids of theirs.")
+        except SettingsError as error:
+            found.append(str(error))
         if not self.development and not self.has_cosmos:
             found.append(missing_connection(COSMOS, "accountEndpoint", "Cosmos DB"))
         if not self.development and not self.has_service_bus:

@@ -60,7 +60,6 @@ class Conversation:
             message such as `ConversationBlockedByUser`; empty while it is active.
         since: when that happened which its status follows from; of what is older nothing follows any more.
         time_zone: the user's IANA zone, if a channel told.
-        tenant_id: the Microsoft Entra tenant that it is in, if a channel told.
         team_id: the team that it is in, in Teams.
         state: the conversation state.
     """
@@ -72,7 +71,6 @@ class Conversation:
     reason: str = ""
     since: datetime = NEVER
     time_zone: str | None = None
-    tenant_id: str | None = None
     team_id: str | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
 
@@ -95,6 +93,12 @@ class Conversation:
     def is_ended(self) -> bool:
         """Whether what was to be said there will not be said: it is forgotten, or the agent was removed."""
         return self.status == "forgotten" or self.reason == UNINSTALLED
+
+    @property
+    def tenant_id(self) -> str | None:
+        """The Microsoft Entra tenant that it is in, or else its user's, if a channel told."""
+        conversation, user = self.reference.conversation, self.reference.user
+        return (conversation and conversation.tenant_id) or (user and user.tenant_id) or None
 
     @property
     def teams_channel_id(self) -> str | None:
@@ -123,12 +127,11 @@ class Conversation:
     def to_document(self) -> dict[str, Any]:
         """The JSON object to store."""
         user, kept_for = self.reference.user, self.kept_for
-        in_tenant = self.reference.conversation.tenant_id if self.reference.conversation is not None else None
         told = {
             # Ids of Microsoft Entra are compared in any case.
             "aadObjectId": user.aad_object_id.lower() if user is not None and user.aad_object_id else None,
             "userId": user.id if user is not None else None,
-            "tenantId": (self.tenant_id or in_tenant or "").lower() or None,
+            "tenantId": self.tenant_id.lower() if self.tenant_id else None,
             "teamId": self.team_id,
             "teamsChannelId": self.teams_channel_id,
             "ttl": max(1, int(kept_for.total_seconds())) if kept_for is not None else None,
@@ -163,7 +166,6 @@ class Conversation:
             reason=body.get("reason", ""),
             since=parse_time(body["since"]) if "since" in body else NEVER,
             time_zone=body["timeZone"],
-            tenant_id=body.get("tenantId"),
             team_id=body.get("teamId"),
             state=body["state"],
         )

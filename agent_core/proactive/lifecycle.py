@@ -217,16 +217,15 @@ def after_activity(
 
 
 def _first_seen(activity: Activity, identity: ClaimsIdentity, at: datetime) -> Conversation:
-    data = activity.teams_channel_data
-    in_tenant = activity.conversation.tenant_id if activity.conversation is not None else None
-    user = activity.from_property
-    tenant_id = in_tenant or (data.tenant.id if data.tenant else None) or (user.tenant_id if user else None)
+    data, reference = activity.teams_channel_data, activity.get_conversation_reference()
+    conversation = reference.conversation
+    if conversation is not None and conversation.tenant_id is None and data.tenant is not None:
+        reference = reference.replace(conversation=conversation.replace(tenant_id=data.tenant.id))
     return Conversation(
-        reference=activity.get_conversation_reference().replace(activity_id=None, delivery_mode=None),
+        reference=reference.replace(activity_id=None, delivery_mode=None),
         identity=identity,
         last_seen=at,
         time_zone=activity.local_timezone or None,
-        tenant_id=tenant_id.lower() if tenant_id else None,
         team_id=data.team.id if data.team is not None else None,
     )
 
@@ -251,7 +250,6 @@ def _seen_again(before: Conversation, activity: Activity, identity: ClaimsIdenti
         identity=newer.identity,
         last_seen=last_seen,
         time_zone=newer.time_zone or older.time_zone,
-        tenant_id=newer.tenant_id or older.tenant_id,
         team_id=newer.team_id or older.team_id,
     )
 

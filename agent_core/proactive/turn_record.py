@@ -140,7 +140,7 @@ def _is_worth_a_write(before: Conversation, after: Conversation, context: TurnCo
     return (
         before.reference != after.reference
         or before.identity.persisted() != after.identity.persisted()
-        or (before.time_zone, before.tenant_id, before.team_id) != (after.time_zone, after.tenant_id, after.team_id)
+        or (before.time_zone, before.team_id) != (after.time_zone, after.team_id)
         # So that an older removal, which may come later, is known to be older.
         or (before.since != after.since and context.activity.type in MEMBERSHIP_TYPES)
         or after.last_seen - before.last_seen > TOUCH_AFTER

@@ -45,7 +45,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    body: JsonObject  # never handed out, so it can be compared without a copy
+    fields: JsonObject  # what a query may name, of the document in `text`
     text: str
     etag: str
     expires: datetime | None
@@ -108,17 +108,17 @@ class MemoryStore:
         else:
             partitions = [key for name, key in self._partitions if name == container.name]
         found = [
-            (_sort_key(Position.of(container, order_by, row.body)), row)
+            (_sort_key(Position.of(container, order_by, row.fields)), row)
             for key in partitions
             for row in self._rows(container, key).values()
-            if all(_matches(row.body, condition) for condition in where)
-            and (order_by is None or row.body.get(order_by) is not None)
+            if all(_matches(row.fields, condition) for condition in where)
+            and (order_by is None or row.fields.get(order_by) is not None)
         ]
         found.sort(key=operator.itemgetter(0))
         rest = [row for key, row in found if after is None or key > _sort_key(after)]
         rows = rest[:limit]
         more = len(rest) > limit
-        last = Position.of(container, order_by, rows[-1].body).continuation(order_by) if more else None
+        last = Position.of(container, order_by, rows[-1].fields).continuation(order_by) if more else None
         return Page([row.document() for row in rows], last)
 
     async def close(self) -> None:
@@ -158,7 +158,9 @@ class MemoryStore:
             rows.pop(document_id, None)
             return
         expires = self._now() + timedelta(seconds=subject.ttl) if subject.ttl is not None else None
-        rows[document_id] = _Row(subject.copy(), subject.text, str(next(self._versions)), expires)
+        body = subject.copy()
+        fields = {name: body[name] for name in ("id", container.partition_key, *container.indexed) if name in body}
+        rows[document_id] = _Row(fields, subject.text, str(next(self._versions)), expires)
 
 
 async def _let_others_run() -> None:
@@ -166,8 +168,8 @@ async def _let_others_run() -> None:
     await asyncio.sleep(0)
 
 
-def _matches(body: JsonObject, condition: Where) -> bool:
-    value = body.get(condition.field)
+def _matches(fields: JsonObject, condition: Where) -> bool:
+    value = fields.get(condition.field)
     return _kind(value) == _kind(condition.value) and _COMPARE[condition.operator](value, condition.value)
 
 

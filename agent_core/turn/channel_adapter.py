@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 from agent_core.activity.activity import Activity
 from agent_core.activity.attachments import Attachment
 from agent_core.activity.conversation_reference import (
+    ChannelAccount,
     ConversationParameters,
     ConversationResourceResponse,
     ResourceResponse,
@@ -205,6 +206,14 @@ class ChannelAdapter(ABC):
             NotSupported: this adapter downloads nothing.
         """
         raise NotSupported(f"{type(self).__name__} downloads no attachments; implement its fetch_attachment")
+
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        """Look up somebody in the conversation of this turn; NotSupported on a channel that cannot."""
+        raise NotSupported(f"{type(self).__name__} cannot look up members")
+
+    def get_paged_members(self, context: TurnContext, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
+        """Everybody in the conversation of this turn; NotSupported on a channel that cannot."""
+        raise NotSupported(f"{type(self).__name__} cannot look up members")
 
 
 async def _sleep(delay: timedelta) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
@@ -14,7 +14,7 @@ from agent_core.activity.activity_types import CallbackTypes
 from agent_core.activity.activity_values import InvokeResponse
 from agent_core.activity.attachments import Attachment
 from agent_core.activity.channels import Channel, channel_of
-from agent_core.activity.conversation_reference import ConversationReference, ResourceResponse
+from agent_core.activity.conversation_reference import ChannelAccount, ConversationReference, ResourceResponse
 from agent_core.activity.message_factory import MessageFactory
 from agent_core.activity.received_attachments import FetchedContent, ReceivedAttachment, received_attachments
 from agent_core.errors import NotSupported, TurnEnded
@@ -52,6 +52,12 @@ class Sender(Protocol):
 
     async def delete_activity(self, context: TurnContext, activity_id: str) -> None:
         """Take it back."""
+
+    async def get_member(self, context: TurnContext, user_id: str) -> ChannelAccount:
+        """Look up somebody in the conversation."""
+
+    def get_paged_members(self, context: TurnContext, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
+        """Everybody in the conversation, page after page."""
 
 
 class TurnRuntime(Runtime, Protocol):
@@ -283,6 +289,33 @@ class TurnContext:
         for hook in reversed(self._delete_hooks):
             delete = partial(_with_hook, hook, self, delete)
         await delete(activity_id)
+
+    async def get_member(self, user_id: str) -> ChannelAccount:
+        """Somebody in this conversation; Teams tells name, email and more (`member.to_dict()`).
+
+        Raises:
+            ChannelError: see `send_activity`; `gone` for who is not in it.
+            NotSupported: the channel cannot look up members.
+        """
+        self._check_running()
+        return await self._sender.get_member(self, user_id)
+
+    async def get_paged_members(self, page_size: int | None = None) -> AsyncIterator[ChannelAccount]:
+        """Everybody in this conversation, in a Teams channel everybody in its team; a page is fetched when it is due.
+
+            async for member in context.get_paged_members(): ...
+
+        Args:
+            page_size: how many to fetch at once; Teams gives 50 to 500.
+
+        Raises:
+            ChannelError: see `send_activity`.
+            NotSupported: the channel cannot look up members.
+        """
+        self._check_running()
+        async for member in self._sender.get_paged_members(self, page_size):
+            self._check_running()
+            yield member
 
     async def expect_callback(
         self,

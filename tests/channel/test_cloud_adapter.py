@@ -12,7 +12,6 @@ from agent_core import Activity, AgentApplication, ClaimsIdentity, InvokeRespons
 from agent_core.channel.cloud_adapter import AgentIdentity, CloudAdapter, HttpRequest, HttpResponse
 from agent_core.channel.connector_client import ConnectorClient
 from agent_core.channel.http_client import HttpClient
-from agent_core.channel.signing_keys import SigningKeys
 from agent_core.channel.token_validator import TokenValidator
 from agent_core.channel.url_guard import UrlGuard
 from agent_core.errors import BadActivity, NotAllowed, QueueUnavailable, SettingsError, StoreUnavailable
@@ -34,8 +33,7 @@ class Setting:
         self.service_url = service_url
         validator = None
         if app_id is not None:
-            keys = SigningKeys(http, self.clock.now, service_url + "/keys")
-            validator = TokenValidator(app_id, keys, self.clock.now)
+            validator = TokenValidator(app_id, http, self.clock.now)
         self.adapter = CloudAdapter(
             identity=lambda: AgentIdentity(app_id, validator),
             connector=lambda: ConnectorClient(http, None, self.clock.now),
@@ -394,9 +392,9 @@ async def test_a_verified_caller_is_named_by_its_token(setting: Setting) -> None
 
     class Verified(TokenValidator):
         async def validate(self, authorization: str | None, activity: Activity) -> ClaimsIdentity:
-            return ClaimsIdentity({"aud": "app"}, service_url_verified=True)
+            return ClaimsIdentity({"aud": "app", "iss": "https://api.botframework.com"}, service_url_verified=True)
 
-    validator = Verified("app", SigningKeys(HttpClient(allow_address=anywhere), setting.clock.now), setting.clock.now)
+    validator = Verified("app", HttpClient(allow_address=anywhere), setting.clock.now)
     setting.adapter._identity = lambda: AgentIdentity("app", validator)
     await setting.post(setting.activity(text="who", callerId="urn:botframework:aadappid:evil"))
     assert seen == ["urn:botframework:azure"]

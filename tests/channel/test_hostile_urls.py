@@ -60,6 +60,9 @@ class Believing(TokenValidator):
     async def validate(self, authorization: str | None, activity: Activity) -> ClaimsIdentity:
         return self._believed
 
+    def caller_id(self, identity: ClaimsIdentity) -> str | None:
+        return None
+
 
 def agent_with(http: HttpClient, identity: ClaimsIdentity = CHANNEL) -> tuple[CloudAdapter, AgentApplication]:
     clock = ManualClock()

@@ -19,6 +19,7 @@ from agent_core.store.document_store import DocumentStore
 from agent_core.store.memory_store import MemoryStore
 from agent_core.store.sqlite_store import SqliteStore
 from agent_core.testing import ManualClock
+from tests.cosmos_server.running import ABSENT
 
 STORES = ("memory", "sqlite", "cosmos")
 
@@ -67,7 +68,7 @@ async def under_test(
     elif cosmos_connection is not None:
         store = CosmosStore(cosmos_connection)
     else:
-        pytest.skip("COSMOS_TEST_CONNECTION names no Cosmos DB account or emulator")
+        pytest.skip(ABSENT)
     yield StoreUnderTest(request.param, store, clock)
     await store.close()
 

@@ -27,6 +27,7 @@ from agent_core.store.document_store import (
     Where,
 )
 from agent_core.testing import ManualClock
+from tests.cosmos_server.running import ABSENT
 
 THINGS = Container("things", "place", ("kind", "count", "done", "due"))
 Build = Callable[..., JsonObject]
@@ -705,7 +706,7 @@ async def test_cosmos_is_told_the_time_to_live(
 ) -> None:
     """What can be seen without moving its clock: the container honours `ttl`, and documents carry it."""
     if cosmos_connection is None or cosmos_connection.key is None:
-        pytest.skip("COSMOS_TEST_CONNECTION names no Cosmos DB account or emulator")
+        pytest.skip(ABSENT)
     store = CosmosStore(cosmos_connection)
     created = await store.create(THINGS, body(ttl=60))
     await store.close()

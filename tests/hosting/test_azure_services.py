@@ -21,6 +21,7 @@ from agent_core import Activity, TurnContext
 from agent_core.agent_application import AgentApplication
 from agent_core.errors import AttachmentNotAvailable, NotSent, SettingsError
 from agent_core.hosting.azure_services import AzureServices
+from agent_core.hosting.cosmos_store import CosmosStore
 from agent_core.hosting.functions_host import FunctionsHost
 from agent_core.hosting.settings import CLIENT_ID, CLIENT_SECRET, TENANT_ID, TICKET_KEYS, TICKETS, Settings
 from agent_core.proactive.queue import QueueMessage
@@ -71,6 +72,35 @@ async def test_in_azure_a_missing_connection_is_an_error_and_never_a_file(tmp_pa
 async def test_a_connection_to_cosmos_db_is_used_where_there_is_one(settings: dict[str, str]) -> None:
     services = AzureServices(Settings(settings))
     assert type(services._open_store()).__name__ == "CosmosStore"
+
+
+@pytest.mark.parametrize(
+    ("settings", "creates"),
+    [
+        ({"CosmosConnection": COSMOS}, False),
+        ({"CosmosConnection": COSMOS, "AZURE_FUNCTIONS_ENVIRONMENT": "Development"}, True),
+        (
+            {"CosmosConnection": COSMOS, "AZURE_FUNCTIONS_ENVIRONMENT": "Development", "WEBSITE_INSTANCE_ID": "1"},
+            False,
+        ),
+        (
+            {
+                "CosmosConnection__accountEndpoint": "https://x.documents.azure.com/",
+                "CosmosConnection__credential": "managedidentity",
+                "CosmosConnection__clientId": "i",
+                "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
+            },
+            False,
+        ),
+    ],
+    ids=["in Azure", "in development", "says development in Azure", "identity"],
+)
+def test_containers_are_created_in_development_only_and_by_a_key(settings: dict[str, str], creates: bool) -> None:
+    """In Azure the deployment creates them: an identity of the data plane cannot."""
+    store = AzureServices(Settings(settings))._open_store()
+    assert isinstance(store, CosmosStore)
+    assert store._connection.create_containers is creates
+    assert (store._connection.key is None) is ("CosmosConnection" not in settings)
 
 
 @pytest.mark.parametrize(

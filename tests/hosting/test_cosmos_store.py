@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import socket
 import subprocess
 import sys
@@ -14,9 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import httpx
 import pytest
 from azure.core.exceptions import (
     AzureError,
@@ -33,6 +30,7 @@ from agent_core.hosting.cosmos_query import indexing_policy, selection
 from agent_core.hosting.cosmos_store import CosmosConnection, CosmosStore
 from agent_core.store.document_rules import Position
 from agent_core.store.document_store import SCHEDULES, USERS, Container, Create, Delete, Where
+from tests.cosmos_server.database import Faults, own_database
 
 ROOT = Path(__file__).parents[2]
 KEY = base64.b64encode(b"not a key of anybody's account").decode()
@@ -45,38 +43,24 @@ class Peer:
         connection: to a database of this test's own.
     """
 
-    def __init__(self, connection: CosmosConnection, control: httpx.AsyncClient) -> None:
+    def __init__(self, connection: CosmosConnection, faults: Faults) -> None:
         self.connection = connection
-        self._control = control
+        self._faults = faults
+        self.heal = faults.heal
 
     async def fault(self, method: str, **fault: Any) -> None:
-        """What happens to the next requests for documents: `count`, and `status`, `delay` (ms) or `drop`, `after`."""
-        await self._control.post("/_fault", json={"match": "/docs", "method": method, **fault})
-
-    async def heal(self) -> None:
-        await self._control.delete("/_fault")
+        """What happens to the next requests for documents; see `Faults.make`."""
+        await self._faults.make(match="/docs", method=method, **fault)
 
     async def sent(self, kind: str) -> int:
         """How many requests of a kind, such as `POST docs`, there were so far."""
-        return int((await self._control.get("/_stats")).json().get(kind, 0))
+        return (await self._faults.stats()).get(kind, 0)
 
 
 @pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
-    text = os.environ.get("COSMOS_TEST_CONNECTION")
-    if not text:
-        pytest.skip("COSMOS_TEST_CONNECTION names no Cosmos DB account or emulator")
-    connection = CosmosConnection.from_connection_string(text, database=f"test-{uuid4().hex}", create_containers=True)
-    async with httpx.AsyncClient(base_url=connection.endpoint, trust_env=False) as control:
-        if (await control.get("/_stats")).status_code != 200:
-            pytest.skip("the server of COSMOS_TEST_CONNECTION has no /_fault and /_stats: it cannot make faults")
-        peer = Peer(connection, control)
-        yield peer
-        await peer.heal()
-    assert connection.key is not None
-    async with CosmosClient(connection.endpoint, connection.key) as client:
-        await client.create_database_if_not_exists(connection.database)
-        await client.delete_database(connection.database)
+    async with own_database() as (connection, faults):
+        yield Peer(connection, faults)
 
 
 class Waits:
@@ -166,6 +150,26 @@ async def test_a_service_that_cannot_answer_is_unavailable(store: CosmosStore, p
         await store.read(USERS, "u", "there")
     await peer.heal()
     assert await store.read(USERS, "u", "there") is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "call"),
+    [
+        ("GET", 412, lambda store: store.read(USERS, "u", "there")),
+        ("GET", 409, lambda store: store.read(USERS, "u", "there")),
+        ("POST", 412, lambda store: store.create(USERS, body())),
+        ("POST", 412, lambda store: store.upsert(USERS, body("there"))),
+        ("POST", 412, lambda store: store.query(USERS, partition="u")),
+    ],
+    ids=["read 412", "read 409", "create 412", "upsert 412", "query 412"],
+)
+async def test_a_refusal_that_fits_no_such_request_is_not_taken_for_a_missing_document(
+    store: CosmosStore, peer: Peer, method: str, status: int, call: Callable[[CosmosStore], Awaitable[object]]
+) -> None:
+    """Taken for one, a turn would begin with an empty state, and overwrite the real one."""
+    await peer.fault(method, status=status)
+    with pytest.raises(StoreUnavailable, match=str(status)):
+        await call(store)
 
 
 async def test_a_create_whose_answer_is_lost_is_not_sent_again(store: CosmosStore, peer: Peer) -> None:
@@ -275,7 +279,7 @@ async def test_a_missing_container_is_named_and_never_created_in_azure(peer: Pee
         lambda: deployed.query(SCHEDULES),
     ]
     for call in calls:
-        with pytest.raises(StoreError, match=r"'schedules'.*deployment") as caught:
+        with pytest.raises(StoreError, match=r"'schedules'.*deployment.*/shard") as caught:
             await call()
         assert type(caught.value) is StoreError
     await deployed.close()

@@ -36,11 +36,17 @@ def test_building_settings_reads_nothing() -> None:
     assert environment.read == []
 
 
-@pytest.mark.parametrize("mark", ["WEBSITE_INSTANCE_ID", "WEBSITE_SITE_NAME", "WEBSITE_POD_NAME"])
-def test_nothing_in_azure_counts_as_development(mark: str) -> None:
+@pytest.mark.parametrize(
+    "mark",
+    ["CONTAINER_APP_NAME", "IDENTITY_ENDPOINT", "WEBSITE_INSTANCE_ID", "WEBSITE_POD_NAME", "WEBSITE_SITE_NAME"],
+)
+def test_p2_9_nothing_in_azure_counts_as_development(mark: str) -> None:
+    """P2.9: with any of the platform's marks there is no way to do without tokens."""
     assert Settings(DEVELOPMENT).development
     assert not Settings({**DEVELOPMENT, mark: "x"}).development
     assert not Settings({}).development
+    with pytest.raises(SettingsError, match=CLIENT_ID):
+        _ = Settings({**DEVELOPMENT, mark: "x"}).app_id
 
 
 def test_an_app_id_is_optional_in_development_only() -> None:

@@ -79,7 +79,7 @@ async def test_a_turn_that_changes_nothing_writes_nothing() -> None:
     assert [document.etag for document in before.documents] == [document.etag for document in after.documents]
 
 
-async def test_a_conversation_that_moved_to_another_service_is_kept_before_its_handler_runs() -> None:
+async def test_p4_6_a_conversation_that_moved_to_another_service_is_kept_before_its_handler_runs() -> None:
     setting = Setting()
     seen: list[str | None] = []
 

@@ -30,13 +30,14 @@ class Counting(Setting):
         self.faulty: FaultyStore
         super().__init__(wrap=self._wrap)
         self.runs = 0
+        self.agent.message()(self.count)
 
-        @self.agent.message()
-        async def count(context: TurnContext, state: TurnState) -> None:
-            self.runs += 1
-            state.conversation["count"] = state.conversation.get("count", 0) + 1
-            state.user["count"] = state.user.get("count", 0) + 1
-            await context.send_activity(f"{state.conversation['count']}")
+    async def count(self, context: TurnContext, state: TurnState) -> None:
+        """The handler of every message."""
+        self.runs += 1
+        state.conversation["count"] = state.conversation.get("count", 0) + 1
+        state.user["count"] = state.user.get("count", 0) + 1
+        await context.send_activity(f"{state.conversation['count']}")
 
     def _wrap(self, store: Any) -> Any:
         self.faulty = FaultyStore(store)

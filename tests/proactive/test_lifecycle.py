@@ -175,6 +175,13 @@ def test_roles_agentic_ids_and_the_tenant_survive_an_activity_without_them() -> 
     assert after(full, bare).tenant_id == "00000000-0000-0000-0000-000000000001"
 
 
+def test_the_tenant_is_kept_where_only_the_channel_data_names_it() -> None:
+    message = payload("teams_message", 1)
+    assert message.conversation is not None
+    bare = message.replace(conversation=message.conversation.replace(tenant_id=None))
+    assert after(bare).tenant_id == after(message).tenant_id == "00000000-0000-0000-0000-000000000001"
+
+
 def test_the_thread_stays_and_delivery_mode_and_reply_id_do_not() -> None:
     conversation = after(payload("teams_channel_message", 1, delivery_mode="expectReplies"))
     assert conversation.id == f"{ORDERS};messageid=1763630130507"

@@ -5,9 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from agent_core import Activity, ResourceResponse, TurnContext
+from agent_core import Activity, ChannelAccount, ResourceResponse, TurnContext
 from agent_core.errors import ChannelError, NotSupported, TurnEnded
 from agent_core.testing import ManualClock, TestAdapter
+from agent_core.turn.channel_adapter import ChannelAdapter
 
 
 def a_turn(channel_id: str = "emulator") -> tuple[TurnContext, TestAdapter, ManualClock]:
@@ -113,3 +114,33 @@ async def test_a_match_belongs_to_routes_with_a_regular_expression() -> None:
     context, _, _ = a_turn()
     with pytest.raises(NotSupported, match="regular expression"):
         _ = context.match
+
+
+async def test_members_are_who_the_channel_says() -> None:
+    context, adapter, _ = a_turn()
+    adapter.members = [ChannelAccount(id="29:a", aad_object_id="guid", name="Ann"), ChannelAccount(id="29:b")]
+    assert (await context.get_member("29:a")).name == "Ann"
+    assert (await context.get_member("guid")).id == "29:a"
+    assert [member.id async for member in context.get_paged_members()] == ["29:a", "29:b"]
+    with pytest.raises(ChannelError) as failed:
+        await context.get_member("29:c")
+    assert failed.value.decision == "gone"
+    context.end()
+    with pytest.raises(TurnEnded):
+        await context.get_member("29:a")
+    with pytest.raises(TurnEnded):
+        await anext(context.get_paged_members())
+
+
+async def test_a_channel_that_cannot_look_up_members_says_so() -> None:
+    context, _, clock = a_turn()
+
+    class Mute(TestAdapter):
+        get_member = ChannelAdapter.get_member
+        get_paged_members = ChannelAdapter.get_paged_members
+
+    context._sender = Mute(clock)
+    with pytest.raises(NotSupported, match="Mute"):
+        await context.get_member("29:a")
+    with pytest.raises(NotSupported, match="Mute"):
+        await anext(context.get_paged_members())
