@@ -80,6 +80,8 @@ from agent_core.hosting.functions_host import FunctionsHost
 from agent_core.hosting.http_api import http_api
 from agent_core.hosting.settings import Settings
 from agent_core.proactive.conversation import Conversation
+from agent_core.proactive.directory import ConversationFilter, ConversationPage
+from agent_core.proactive.erasure import ErasureReport
 from agent_core.turn.channel_adapter import ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware
@@ -119,12 +121,15 @@ __all__ = [
     "ContentTypes",
     "Conversation",
     "ConversationAccount",
+    "ConversationFilter",
+    "ConversationPage",
     "ConversationParameters",
     "ConversationReference",
     "DeliveryModes",
     "DownloadedAttachment",
     "EndOfConversationCodes",
     "Entity",
+    "ErasureReport",
     "ExpectedReplies",
     "FeedbackLoop",
     "FileConsentCard",

@@ -27,9 +27,12 @@ from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.deliveries import Deliveries
 from agent_core.proactive.delivery import Delivery
+from agent_core.proactive.directory import ConversationDirectory
+from agent_core.proactive.erasure import UserData
 from agent_core.proactive.inbound import InboundTurns
 from agent_core.proactive.late_saves import LateSaves
 from agent_core.proactive.ledger import Ledger, WhenUnsure
+from agent_core.proactive.lifecycle_work import LifecycleWork
 from agent_core.proactive.notifications import Notifications
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue, QueueMessage
@@ -77,6 +80,8 @@ class AgentApplication:
     Attributes:
         proactive: speak in stored conversations now, and create new ones.
         notifications: speak at a time.
+        conversations: the conversations by user, team, channel and status: listed, counted, deleted.
+        user_data: everything about a user, to be deleted.
         dead_letters: what could not be delivered, with the reasons.
         tickets: what admits callbacks, None if each one is admitted.
     """
@@ -105,7 +110,10 @@ class AgentApplication:
         self._continuations = Continuations()
         self.dead_letters = DeadLetters(store, adapter.now)
         self._late_saves = LateSaves(store, queue, self.dead_letters, now=adapter.now, new_id=adapter.new_id)
-        self._conversations = Conversations(store, self._late_saves, now=adapter.now)
+        self._conversations = Conversations(store, queue, self._late_saves, now=adapter.now)
+        self.conversations = ConversationDirectory(store, self._conversations)
+        self.user_data = UserData(store, self._conversations)
+        self._lifecycle = LifecycleWork(store, self._conversations)
         self._inbound = InboundTurns(
             store, self._conversations, now=adapter.now, sleep=adapter.sleep, new_id=adapter.new_id
         )
@@ -393,6 +401,8 @@ class AgentApplication:
             await self._callbacks.work_on(item)
         elif item.kind == "occurrence":
             await self.notifications.work_on(item)
+        elif item.kind == "lifecycle":
+            await self._lifecycle.work_on(item)
         elif item.kind == "save":
             await self._late_saves.work_on(item)
         elif item.kind == "sign_in":

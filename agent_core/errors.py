@@ -18,6 +18,7 @@ AgentError
 ├── RouteError               two handlers claim one name, or a handler has the wrong shape
 ├── ConversationNotFound     nothing is stored under that id (or several are: `ConversationAmbiguous`)
 │   └── ConversationAmbiguous
+├── ConversationSuspended    nothing is sent there for now: see `reason`
 ├── ContinuationNotFound     no `@agent.continuation` has that name
 ├── InvalidCallback          a queue message that no retry can make right: it becomes a dead letter
 ├── NotSent                  an HTTP request surely never left
@@ -36,7 +37,7 @@ AgentError
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 Decision = Literal["rejected", "throttled", "ambiguous", "gone", "blocked", "misconfigured", "unsent"]
@@ -163,6 +164,25 @@ class ConversationNotFound(AgentError):
 
 class ConversationAmbiguous(ConversationNotFound):
     """Several channels have a conversation of that id: name the channel too."""
+
+
+class ConversationSuspended(AgentError):
+    """The agent does not speak in this conversation for now: it was removed or blocked, or the team is deleted.
+
+    Attributes:
+        reason: a stable word for programs, such as `uninstalled`, `teamDeleted` or `ConversationBlockedByUser`.
+        since: since when, an aware time.
+    """
+
+    def __init__(self, conversation_id: str, reason: str, since: datetime) -> None:
+        super().__init__(
+            f"Nothing is sent to conversation {conversation_id!r}: it is suspended ({reason}) since "
+            f"{since:%Y-%m-%d %H:%M}. It goes on when the user writes or the agent is installed again; "
+            "to try it all the same say even_if_suspended=True."
+        )
+        self.conversation_id = conversation_id
+        self.reason = reason
+        self.since = since
 
 
 class ContinuationNotFound(AgentError):

@@ -77,6 +77,16 @@ class ConversationReference(WireObject):
         return (self.conversation and self.conversation.id) or ""
 
     @property
+    def is_personal(self) -> bool:
+        """Whether the agent is alone there with one user, as far as the channel says."""
+        kind = self.conversation.conversation_type if self.conversation else None
+        if kind is not None:
+            return kind == "personal"
+        is_group = self.conversation.is_group if self.conversation else None
+        # Teams has groups that do not say so; most other channels have none, and say nothing.
+        return is_group is False or (is_group is None and self.channel != "msteams")
+
+    @property
     def channel(self) -> str | None:
         """The channel without its sub-channel: what the token service and the store's keys go by."""
         return split_channel_id(self.channel_id)[0]

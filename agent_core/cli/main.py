@@ -15,7 +15,7 @@ from typing import Any
 
 from agent_core.activity.activity_types import CallbackTypes
 from agent_core.activity.json_text import dump
-from agent_core.cli import import_conversations
+from agent_core.cli import conversations, import_conversations, users
 from agent_core.errors import AgentError, SettingsError
 from agent_core.hosting import clock
 from agent_core.hosting.azure_services import AzureServices
@@ -71,9 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     dead_letters.add_argument("--json", action="store_true", help="one JSON object a line, payloads included")
     dead_letters.set_defaults(run=_list_dead_letters)
 
-    conversations = commands.add_parser("conversations", help="what the agent knows of its conversations")
-    actions = conversations.add_subparsers(dest="action", required=True, metavar="ACTION")
+    conversations_parser = commands.add_parser("conversations", help="what the agent knows of its conversations")
+    actions = conversations_parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    conversations.register(actions)
     import_conversations.register(actions)
+
+    users_parser = commands.add_parser("users", help="what the agent knows of its users")
+    users.register(users_parser.add_subparsers(dest="action", required=True, metavar="ACTION"))
     return parser
 
 

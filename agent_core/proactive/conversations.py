@@ -12,23 +12,30 @@ from weakref import WeakValueDictionary
 
 from agent_core.activity.conversation_reference import ConversationReference
 from agent_core.errors import (
+    ChannelError,
     ConversationAmbiguous,
     ConversationNotFound,
+    ConversationSuspended,
     DocumentChanged,
     DocumentExists,
+    QueueUnavailable,
+    StoreError,
     StoreUnavailable,
 )
 from agent_core.proactive.claims import AT_ONCE, Mark, newest_marks
 from agent_core.proactive.conversation import Conversation, conversation_document_id
 from agent_core.proactive.late_saves import LateSaves
-from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, partition_of_user
+from agent_core.proactive.lifecycle import after_change, change_after_failure, follow_up
+from agent_core.proactive.queue import Queue
+from agent_core.proactive.refusals import watch_refusals
+from agent_core.proactive.turn_record import MAX_CONFLICTS, TurnRecord, partition_of_user, state_of_user
+from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import (
     CONVERSATIONS,
     USERS,
     Create,
     Document,
     DocumentStore,
-    JsonObject,
     Operation,
     Replace,
     Where,
@@ -41,8 +48,11 @@ logger = logging.getLogger(__name__)
 class Conversations:
     """Reads and writes conversations and what is remembered in them."""
 
-    def __init__(self, store: DocumentStore, late_saves: LateSaves, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: DocumentStore, queue: Queue, late_saves: LateSaves, *, now: Callable[[], datetime]
+    ) -> None:
         self._store = store
+        self._queue = queue
         self._late_saves = late_saves
         self._now = now
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -65,16 +75,16 @@ class Conversations:
             return None
         if channel_id is not None:
             document = await self._store.read(CONVERSATIONS, conversation_id, conversation_document_id(channel_id))
-            return Conversation.from_document(document) if document else None
+            return _remembered([document] if document else [])
         page = await self._store.query(
-            CONVERSATIONS, partition=conversation_id, where=[Where("kind", "=", "conversation")], limit=2
+            CONVERSATIONS, partition=conversation_id, where=[Where("kind", "=", "conversation")]
         )
-        if len(page.documents) > 1:
+        if sum(document.body["status"] != "forgotten" for document in page.documents) > 1:
             raise ConversationAmbiguous(
                 conversation_id,
                 f"Several channels have a conversation {conversation_id!r}: name the channel as well (channelId).",
             )
-        return Conversation.from_document(page.documents[0]) if page.documents else None
+        return _remembered(page.documents)
 
     async def save(self, conversation: Conversation) -> None:
         """Store it over whatever is there, but for its state, which only turns change."""
@@ -82,13 +92,14 @@ class Conversations:
         def change(stored: Conversation | None) -> Conversation:
             return replace(conversation, state=stored.state) if stored else conversation
 
-        await self._change(conversation.reference, change)
+        await self.change(conversation.reference, change)
 
-    async def delete(self, conversation_id: str, channel_id: str | None = None) -> None:
-        """Forget it, with its state; nothing happens if it is not known."""
+    async def delete(self, conversation_id: str, channel_id: str | None = None) -> bool:
+        """Delete it, with its state; False if it is not known."""
         conversation = await self.get(conversation_id, channel_id)
         if conversation is not None:
             await self._store.delete(CONVERSATIONS, conversation.id, conversation.document_id)
+        return conversation is not None
 
     # -- a turn: load and introduce before the handler, keep after it
 
@@ -100,16 +111,28 @@ class Conversations:
         known: Conversation | None = None,
         user: Document | None = None,
         marks: Callable[[], Awaitable[Sequence[Mark]]] | None = None,
+        even_if_suspended: bool = False,
     ) -> AsyncIterator[None]:
         """One turn, with `context.state`; kept afterwards, with the marks, if nothing was raised.
 
         Args:
             known: the conversation as it was just read, and `user` what `user_of` gave with it; else they are read.
             marks: called after the turn.
+
+        Raises:
+            ConversationSuspended, ConversationNotFound: the agent may not speak there, and nothing that came in since
+                says otherwise.
         """
         record = TurnRecord(context, known.stored, user) if known and known.stored else await self.load(context)
+        if record.before is not None and record.is_unwanted:
+            _check_may_speak(record.before, even_if_suspended)
         await self.introduce(record)
-        yield
+        refused = watch_refusals(context)
+        try:
+            yield
+        finally:
+            for error in refused[:1]:
+                await self._note_refusal(record, error)
         await self.keep(record, await marks() if marks else ())
 
     async def user_of(self, conversation: Conversation) -> Document | None:
@@ -130,8 +153,9 @@ class Conversations:
     async def introduce(self, record: TurnRecord) -> None:
         """Make the state ready, and store a conversation that is new or has moved to another service: whatever the
         handler starts then finds it, and a handler that fails does not lose it. Others are not written."""
+        await self._announce(record.follow_up)
         if record.is_news:
-            record.stored = await self._change(record.reference, record.introduced_to)
+            record.stored = await self.change(record.reference, record.introduced_to)
         record.context.state = record.state
 
     async def keep(self, record: TurnRecord, marks: Sequence[Mark] = ()) -> None:
@@ -168,9 +192,13 @@ class Conversations:
         async with self._lock(document_id + partition):
             for _ in range(MAX_CONFLICTS):
                 operations: list[Operation] = [Replace(mark.body, mark.document.etag) for mark in marks]
-                if record.is_changed:
-                    body = record.after_turn(Conversation.from_document(known) if known else None).to_document()
+                known_now = Conversation.from_document(known) if known else None
+                after = record.after_turn(known_now) if record.is_changed else None
+                if after is not None:
+                    body = after.to_document()
                     operations.append(Replace(body, known.etag) if known else Create(body))
+                if not operations:
+                    return
                 try:
                     await self._store.batch(CONVERSATIONS, partition, operations)
                     return
@@ -190,7 +218,7 @@ class Conversations:
         async with self._lock(partition):
             for _ in range(MAX_CONFLICTS):
                 merged = record.state.user.laid_over(user.body["state"] if user else {})
-                body: JsonObject = {"id": "state", USERS.partition_key: partition, "kind": "state", "state": merged}
+                body = state_of_user(partition, merged, record.reference)
                 try:
                     if user is None:
                         await self._store.create(USERS, body)
@@ -201,11 +229,30 @@ class Conversations:
                     user = await self._store.read(USERS, partition, "state")
         raise DocumentChanged(f"The state of user {partition!r} is written by too many at once; try again")
 
-    async def _change(
+    async def _announce(self, work: WorkItem | None) -> None:
+        if work is not None:
+            await self._queue.send(work.to_message())
+
+    async def _note_refusal(self, record: TurnRecord, error: ChannelError) -> None:
+        """Suspend or forget the conversation that the channel refused a message for; the refusal itself goes on."""
+        change = change_after_failure(error, self._now())
+        if change is None or record.stored is None:
+            return
+        before = Conversation.from_document(record.stored)
+        try:
+            await self._announce(follow_up(before, after_change(before, change), change))
+            await self.change(record.reference, lambda known: after_change(known, change) if known else None)
+        except (StoreError, QueueUnavailable) as failure:
+            # The next message is refused as well, and tells it again; this refusal must not be hidden by another error.
+            logger.warning("That conversation %r is %s is not kept: %s", before.id, change.reason, failure)
+            return
+        logger.warning("Conversation %r is %s now: %s", before.id, change.to, change.reason)
+
+    async def change(
         self, reference: ConversationReference, change: Callable[[Conversation | None], Conversation | None]
-    ) -> Document:
+    ) -> Document | None:
         """Write what `change` makes of the stored conversation, None for no change; whoever is second makes it of what
-        the first wrote."""
+        the first wrote. Returns what is stored then."""
         conversation_id, document_id = reference.conversation_id, conversation_document_id(reference.channel_id)
         async with self._lock(document_id + conversation_id):
             for _ in range(MAX_CONFLICTS):
@@ -214,7 +261,7 @@ class Conversations:
                 try:
                     if known is None:
                         if changed is None:
-                            break
+                            return None
                         return await self._store.create(CONVERSATIONS, changed.to_document())
                     if changed is None:
                         return known
@@ -230,3 +277,15 @@ class Conversations:
         if lock is None:
             lock = self._locks[name] = asyncio.Lock()
         return lock
+
+
+def _remembered(documents: Sequence[Document]) -> Conversation | None:
+    found = [Conversation.from_document(document) for document in documents]
+    return next((conversation for conversation in found if conversation.status != "forgotten"), None)
+
+
+def _check_may_speak(conversation: Conversation, even_if_suspended: bool) -> None:
+    if conversation.status == "forgotten":
+        raise ConversationNotFound(conversation.id)
+    if not conversation.is_active and not even_if_suspended:
+        raise ConversationSuspended(conversation.id, conversation.reason, conversation.since)

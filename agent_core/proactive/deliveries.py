@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from agent_core.errors import (
     ChannelError,
     ConversationNotFound,
+    ConversationSuspended,
     MessageTooLarge,
     NotAllowed,
     QueueUnavailable,
@@ -170,10 +171,6 @@ class Deliveries:
             if not delivery.settled:
                 await self._ledger.end(found, "sent", steps=delivery.steps)
             return "sent"
-        except ConversationNotFound as error:
-            if item.attempt >= ATTEMPTS_TO_FIND:
-                return await self._bury(delivery, type(error).__name__, str(error))
-            return await self._again(delivery, type(error).__name__, str(error))
         except ChannelError as error:
             logger.warning("Delivery %r: %s", item.key, error)
             return await self._after_channel_error(delivery, error)
@@ -190,6 +187,11 @@ class Deliveries:
             logger.warning("Delivery %r: %s", item.key, error)
             return await self._again(delivery, "StoreUnavailable", str(error))
         except Exception as error:
+            if isinstance(error, (ConversationNotFound, ConversationSuspended)) and _is_its_own(delivery, error):
+                may_come = isinstance(error, ConversationNotFound) and delivery.found is None
+                if may_come and item.attempt < ATTEMPTS_TO_FIND:
+                    return await self._again(delivery, type(error).__name__, str(error))
+                return await self._bury(delivery, type(error).__name__, str(error))
             logger.exception("Delivery %r failed", item.key)
             explanation = f"The handler raised {type(error).__name__}; its log has the traceback."
             if delivery.unknown and delivery.parks:
@@ -338,3 +340,8 @@ class Deliveries:
         if delivery.claim is not None:
             await delivery.let_go()
             await self._ledger.end(delivery.claim, status, reason=reason, steps=delivery.steps)
+
+
+def _is_its_own(delivery: Delivery, error: ConversationNotFound | ConversationSuspended) -> bool:
+    """Whether the delivery's conversation is meant, and not one that its handler spoke to besides."""
+    return not delivery.steps and error.conversation_id == delivery.work.conversation_id

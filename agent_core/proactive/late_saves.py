@@ -125,7 +125,7 @@ class LateSaves:
 def _merge(
     container: Container, partition: str, document_id: str, known: Document | None, changes: dict[str, Any]
 ) -> list[Operation]:
-    if known is not None:
+    if known is not None and known.body.get("status") != "forgotten":
         return [Replace({**known.body, "state": merged(known.body["state"], changes)}, known.etag)]
     if container is CONVERSATIONS:
         return []  # the conversation was forgotten meanwhile

@@ -60,13 +60,19 @@ class Proactive:
         """Forget a conversation and its state; nothing happens if it is not known."""
         await self._conversations.delete(conversation_id, channel_id)
 
-    async def send_activity(self, conversation: Conversation | str, activity: Activity | str) -> ResourceResponse:
+    async def send_activity(
+        self, conversation: Conversation | str, activity: Activity | str, *, even_if_suspended: bool = False
+    ) -> ResourceResponse:
         """Send now, as a new message, through the middleware.
 
         Nothing is tried again here: for "at its time, once, whatever happens" use `agent.notifications.schedule`.
 
+        Args:
+            even_if_suspended: try it where the agent was removed or blocked; the channel then decides.
+
         Raises:
             ConversationNotFound: no conversation is stored under that id.
+            ConversationSuspended: the agent does not speak there for now; nothing was sent.
             ChannelError: the channel did not take it; its `decision` says what that calls for.
         """
         responses: list[ResourceResponse] = []
@@ -74,7 +80,7 @@ class Proactive:
         async def send(context: TurnContext, state: TurnState) -> None:
             responses.append(await context.send_activity(activity))
 
-        await self.continue_conversation(conversation, send)
+        await self.continue_conversation(conversation, send, even_if_suspended=even_if_suspended)
         return responses[0]
 
     async def continue_conversation(
@@ -89,6 +95,7 @@ class Proactive:
         may_apologise: Callable[[Exception], bool] | None = None,
         marks: Callable[[], Awaitable[Sequence[Mark]]] | None = None,
         user: Document | None = None,
+        even_if_suspended: bool = False,
     ) -> None:
         """Run a handler as a turn in a stored conversation, with its state, through the middleware.
 
@@ -100,9 +107,11 @@ class Proactive:
             may_apologise: asked whether the `@agent.error` handler may speak about an error; it may if not given.
             marks: called after the turn; what it returns is written in the batch that keeps the state.
             user: the document of the user's state, if it was read together with the conversation.
+            even_if_suspended: see `send_activity`.
 
         Raises:
             ConversationNotFound: no conversation is stored under that id.
+            ConversationSuspended: the agent does not speak there for now; the handler did not run.
             SignInRequired: the handler needs a token of the user. Nobody is asked here; callbacks and schedules wait.
             Exception: what the handler or a middleware raised, after the error handler saw it; its state is not saved.
         """
@@ -132,7 +141,9 @@ class Proactive:
             if may_apologise is None or may_apologise(error):
                 await self._on_turn_error(context, error)
 
-        async with self._conversations.turn(context, known=known, user=user, marks=marks):
+        async with self._conversations.turn(
+            context, known=known, user=user, marks=marks, even_if_suspended=even_if_suspended
+        ):
             await self._adapter.run_turn(context, logic, on_error)
 
     async def create_conversation(

@@ -9,12 +9,16 @@ from typing import Any
 
 from agent_core.activity.conversation_reference import ConversationReference
 from agent_core.proactive.conversation import Conversation, user_partition
-from agent_core.store.document_store import Document
+from agent_core.proactive.lifecycle import Change, after_activity, change_of, follow_up
+from agent_core.proactive.work import WorkItem
+from agent_core.store.document_store import USERS, Document, JsonObject
 from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import StateScope, TurnState
 
 # Being seen again is no reason to write, unless it was long ago.
 TOUCH_AFTER = timedelta(hours=1)
+# What says that the agent was added somewhere, or removed.
+MEMBERSHIP_TYPES = ("conversationUpdate", "contactRelationUpdate", "installationUpdate")
 # How often two writers of one document may meet before we call it an error; each round one of them succeeds.
 MAX_CONFLICTS = 20
 
@@ -48,8 +52,24 @@ class TurnRecord:
 
     @property
     def is_news(self) -> bool:
-        """Whether the conversation is new, or has moved to another service."""
+        """Whether the conversation is new, has moved to another service, or is in another status than before."""
         return self.before is None or _has_moved(self.before, self.seen)
+
+    @property
+    def change(self) -> Change | None:
+        """What the activity says about whether the agent may speak here."""
+        return None if self.context.proactive else change_of(self.context.activity, self.context.now)
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether the agent may not speak here any more, so that its turn need not run; one that tells so does."""
+        tells_so = self.change is not None and self.change.to != "active"
+        return not self.seen.is_active and not tells_so
+
+    @property
+    def follow_up(self) -> WorkItem | None:
+        """The work that it leaves for other documents."""
+        return follow_up(self.before, self.seen, self.change)
 
     def introduced_to(self, known: Conversation | None) -> Conversation | None:
         """What to store before the turn, over what is stored by now; None if another turn has done it."""
@@ -60,12 +80,17 @@ class TurnRecord:
     def is_changed(self) -> bool:
         """Whether the conversation's document has to be written after the turn."""
         return self.state.conversation.changed or (
-            self.before is not None and not self.is_news and _is_worth_a_write(self.before, self.seen)
+            self.before is not None and not self.is_news and _is_worth_a_write(self.before, self.seen, self.context)
         )
 
-    def after_turn(self, known: Conversation | None) -> Conversation:
-        """The conversation to store, over what is stored by now."""
+    def after_turn(self, known: Conversation | None) -> Conversation | None:
+        """The conversation to store, over what is stored by now; None if it was deleted or forgotten meanwhile, and
+        nobody but the agent itself has spoken there since."""
+        if known is None and self.context.proactive and self.before is not None:
+            return None
         latest = seen(known, self.context)
+        if latest.status == "forgotten":
+            return None
         return replace(latest, state=self.state.conversation.laid_over(latest.state))
 
 
@@ -75,21 +100,19 @@ def partition_of_user(reference: ConversationReference) -> str | None:
     return user_partition(reference.channel or "", user.id) if user is not None and user.id else None
 
 
+def state_of_user(partition: str, state: JsonObject, reference: ConversationReference) -> JsonObject:
+    """The document of a user's state; with the id of Microsoft Entra, by which all of a user's data is found."""
+    user = reference.user
+    known_as = {"aadObjectId": user.aad_object_id.lower()} if user is not None and user.aad_object_id else {}
+    named = {"id": "state", USERS.partition_key: partition, "kind": "state", "channel": reference.channel}
+    return {**named, **known_as, "state": state}
+
+
 def seen(before: Conversation | None, context: TurnContext) -> Conversation:
     """The conversation after this turn was seen; a turn that the agent began itself teaches nothing about it."""
-    if before is not None and (context.proactive or before.last_seen > context.now):
-        return before
-    known = Conversation(context.conversation, context.identity, context.now) if before is None else before
-    if before is not None and before.identity.service_url_verified and not context.identity.service_url_verified:
-        # What a validated token said is never replaced by what nobody vouched for.
-        return replace(known, last_seen=context.now)
-    return replace(
-        known,
-        reference=context.conversation,
-        identity=context.identity,
-        last_seen=context.now,
-        time_zone=context.activity.local_timezone or known.time_zone,
-    )
+    if context.proactive:
+        return before or Conversation(context.conversation, context.identity, context.now)
+    return after_activity(before, context.activity, context.identity, context.now)
 
 
 def merged(scope: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,13 +132,16 @@ def _has_moved(before: Conversation, after: Conversation) -> bool:
     return (
         before.reference.service_url != after.reference.service_url
         or before.identity.service_url_verified != after.identity.service_url_verified
+        or (before.status, before.reason) != (after.status, after.reason)
     )
 
 
-def _is_worth_a_write(before: Conversation, after: Conversation) -> bool:
+def _is_worth_a_write(before: Conversation, after: Conversation, context: TurnContext) -> bool:
     return (
         before.reference != after.reference
         or before.identity.persisted() != after.identity.persisted()
-        or before.time_zone != after.time_zone
+        or (before.time_zone, before.team_id) != (after.time_zone, after.team_id)
+        # So that an older removal, which may come later, is known to be older.
+        or (before.since != after.since and context.activity.type in MEMBERSHIP_TYPES)
         or after.last_seen - before.last_seen > TOUCH_AFTER
     )

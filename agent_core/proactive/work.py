@@ -14,8 +14,8 @@ from agent_core.errors import BadActivity, InvalidCallback
 from agent_core.proactive.queue import QueueMessage
 from agent_core.turn.claims_identity import ClaimsIdentity
 
-Kind = Literal["callback", "occurrence", "save", "sign_in", "turn"]
-KINDS: tuple[Kind, ...] = ("callback", "occurrence", "save", "sign_in", "turn")
+Kind = Literal["callback", "lifecycle", "occurrence", "save", "sign_in", "turn"]
+KINDS: tuple[Kind, ...] = ("callback", "lifecycle", "occurrence", "save", "sign_in", "turn")
 
 # How long after which failed attempt the next one is made; after the last, the work is a dead letter.
 LADDER = tuple(timedelta(seconds=seconds) for seconds in (1, 5, 30, 120, 600, 3600))

@@ -79,8 +79,15 @@ def id_for(kind: str, *parts: str) -> str:
     return f"{kind}|{hashlib.sha256(named.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
 
 
-CONVERSATIONS = Container("conversations", "conversation", ("kind", "status", "channel", "continuation", "created"))
-USERS = Container("users", "user", ("kind",))
+CONVERSATIONS = Container(
+    "conversations",
+    "conversation",
+    (
+        *("kind", "status", "channel", "continuation", "created"),
+        *("aadObjectId", "userId", "tenantId", "teamId", "teamsChannelId"),
+    ),
+)
+USERS = Container("users", "user", ("kind", "aadObjectId"))
 SCHEDULES = Container("schedules", "shard", ("kind", "status", "due", "conversation"))
 CONTAINERS = (CONVERSATIONS, USERS, SCHEDULES)
 

@@ -352,13 +352,7 @@ class TurnContext:
     @property
     def is_personal(self) -> bool:
         """Whether this conversation is the agent's with one user, as far as the channel says."""
-        conversation = self.activity.conversation
-        kind = conversation.conversation_type if conversation else None
-        if kind is not None:
-            return kind == "personal"
-        is_group = conversation.is_group if conversation else None
-        # Teams has groups that do not say so; most other channels have none, and say nothing.
-        return is_group is False or (is_group is None and self.activity.channel != "msteams")
+        return self.activity.get_conversation_reference().is_personal
 
     async def user_token(self, name: str, *, user_id: str | None = None) -> str:
         """The user's token for an OAuth connection of the Azure Bot, such as `graph`; see the settings for its name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from agent_core import AgentApplication
 from agent_core.activity.json_text import dump
@@ -24,11 +24,12 @@ class Setting:
         channel_id: str = "emulator",
         tickets: Tickets | None = None,
         wrap: Callable[[DocumentStore], DocumentStore] | None = None,
+        open_store: Callable[[Callable[[], datetime]], DocumentStore] = MemoryStore,
     ) -> None:
         self.clock = ManualClock()
         self.adapter = TestAdapter(self.clock, channel_id)
-        memory = MemoryStore(self.clock.now)
-        self.store = wrap(memory) if wrap else memory
+        opened = open_store(self.clock.now)
+        self.store = wrap(opened) if wrap else opened
         self.queue = MemoryQueue(self.clock)
         numbers = itertools.count(1)
         self.agent = AgentApplication(

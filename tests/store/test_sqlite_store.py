@@ -129,6 +129,7 @@ async def test_processes_that_count_on_one_document_lose_nothing(tmp_path: Path)
 
 
 DUE = [Where("kind", "=", "x"), Where("status", "=", "x"), Where("due", "<=", "x")]
+KIND = [Where("kind", "=", "x")]
 
 # The query, and what of the documents SQLite has to say it looks up.
 PLANS: dict[str, tuple[Container, str | None, list[Where], str | None, str]] = {
@@ -139,6 +140,10 @@ PLANS: dict[str, tuple[Container, str | None, list[Where], str | None, str]] = {
     "by kind": (CONVERSATIONS, None, [Where("kind", "=", "x")], None, "documents_conversations_kind (<expr>=?"),
     "kind in a partition": (CONVERSATIONS, "p", [Where("kind", "=", "x")], None, "(<expr>=? AND partition=?"),
     "by channel": (CONVERSATIONS, None, [Where("channel", "=", "x")], None, "conversations_channel (<expr>=?"),
+    "of a user": (CONVERSATIONS, None, [Where("aadObjectId", "=", "x"), *KIND], None, "_aadObjectId (<expr>=?"),
+    "of a team": (CONVERSATIONS, None, [Where("teamId", "=", "x")], None, "conversations_teamId (<expr>=?"),
+    "of a channel": (CONVERSATIONS, None, [Where("teamsChannelId", "=", "x")], None, "_teamsChannelId (<expr>=?"),
+    "user data": (USERS, None, [Where("aadObjectId", "=", "x")], None, "users_aadObjectId (<expr>=?"),
     "a partition": (CONVERSATIONS, "p", [], None, "(partition=?"),
     "by user": (USERS, None, [Where("user", "=", "x")], None, "(partition=?"),
     "newest since": (CONVERSATIONS, None, [Where("created", ">", "x")], "created", "conversations_created (<expr>>?"),
