@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import takewhile
 from typing import Literal, get_args
 
 from agent_core.errors import InvalidSchedule
@@ -58,7 +57,7 @@ class Dropped:
 class Tick:
     """What one look at a schedule finds.
 
-    Every nominal time from the schedule's `due` to now is in `hand_over` or in one of `dropped`, and in one of them only.
+    Every nominal time from the schedule's `due` to now is in `hand_over` or in one of `dropped`, and in only one.
 
     Attributes:
         hand_over: nominal times, oldest first.
@@ -86,27 +85,41 @@ def tick(recurrence: Recurrence, due: datetime, now: datetime, misfires: Misfire
     alive = due if misfires.expires is None else max(due, now - misfires.expires + _RESOLUTION)
     wanted = max(alive, now - misfires.grace) if misfires.policy == "skip" else alive
     limit = 1 if misfires.policy == "latest" else MAX_AT_ONCE
-    kept = _newest(recurrence, wanted, now, limit)
+    kept, following = _newest(recurrence, wanted, now, limit)
+    if kept and kept[0] == due:
+        return Tick(kept, (), following)
 
     end = kept[0] if kept else now + _RESOLUTION
-    dropped = []
-    for since, before, reason in (
+    stretches: tuple[tuple[datetime, datetime, DropReason], ...] = (
         (due, min(alive, end), "expired"),
         (alive, min(wanted, end), "late"),
         (wanted, end, "superseded" if misfires.policy == "latest" else "too many"),
-    ):
+    )
+    dropped = []
+    for since, before, reason in stretches:
         first = recurrence.next_after(since - _RESOLUTION)
         if first is not None and first < before:
             dropped.append(Dropped(first, before, reason))
-    return Tick(kept, tuple(dropped), recurrence.next_after(now))
+    return Tick(kept, tuple(dropped), following)
 
 
-def _newest(recurrence: Recurrence, since: datetime, now: datetime, limit: int) -> tuple[datetime, ...]:
-    """The newest `limit` nominal times from `since` to `now`, ascending, without walking through all of them."""
+def _newest(
+    recurrence: Recurrence, since: datetime, now: datetime, limit: int
+) -> tuple[tuple[datetime, ...], datetime | None]:
+    """The newest `limit` nominal times from `since` to `now`, ascending, and the one after now.
+
+    It looks back in growing steps: one that was missed for a year is not walked through minute by minute.
+    """
     span = timedelta(minutes=1)
     while True:
         begin = max(since, now - span)
-        found = tuple(takewhile(lambda moment: moment <= now, recurrence.after(begin - _RESOLUTION)))
+        found: list[datetime] = []
+        following = None
+        for moment in recurrence.after(begin - _RESOLUTION):
+            if moment > now:
+                following = moment
+                break
+            found.append(moment)
         if len(found) >= limit or begin == since:
-            return found[-limit:]
+            return tuple(found[-limit:]), following
         span *= 4
