@@ -48,7 +48,7 @@ class QuietHours:
     def __post_init__(self) -> None:
         find_zone(self.zone, "zone")
         for field, value, other in (("begin", self.begin, self.end), ("end", self.end, self.begin)):
-            if (value is None) != (other is None):
+            if value is None and other is not None:
                 raise InvalidSchedule("Quiet hours need both a 'begin' and an 'end'.", field=field)
             if value is not None and (value.tzinfo is not None or value.second or value.microsecond):
                 raise InvalidSchedule(f"{field!r} is a time of the clock in 'zone', in whole minutes.", field=field)
