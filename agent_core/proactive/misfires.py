@@ -75,7 +75,8 @@ def tick(recurrence: Recurrence, due: datetime, now: datetime, misfires: Misfire
 
     The result follows from the arguments alone, and its `due` is never earlier than the one given: whoever stores it
     with the ETag that `due` was read with handles each occurrence once, whether timers run twice, late or with a clock
-    that went back.
+    that went back. Who hands over before he stores keeps `now` with his claim: should he die in between, the next one
+    repeats the same decision instead of making another.
 
     Args:
         due: the first nominal time that nobody has decided about.

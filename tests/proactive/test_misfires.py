@@ -31,6 +31,13 @@ def test_before_its_time_nothing_happens() -> None:
     assert tick(HOURLY, NOON, NOON - MINUTE, Misfires()) == Tick((), (), NOON)
 
 
+def test_a_clock_that_went_back_does_not_bring_back_what_was_decided() -> None:
+    """R9"""
+    recurrence = Recurrence(every=MINUTE, start=NOON)
+    for back in (timedelta(seconds=30), 10 * MINUTE):
+        assert tick(recurrence, NOON + 11 * MINUTE, NOON + 10 * MINUTE - back, Misfires()).due == NOON + 11 * MINUTE
+
+
 @pytest.mark.parametrize("policy", ["latest", "skip", "all"])
 def test_on_time_every_policy_hands_over_the_one_that_is_due(policy: MisfirePolicy) -> None:
     assert tick(HOURLY, NOON, NOON + MINUTE, Misfires(policy)) == Tick((NOON,), (), NOON + HOUR)
