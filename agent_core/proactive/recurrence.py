@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
 from agent_core.errors import InvalidSchedule
+from agent_core.proactive.cron import Cron, parse_cron
 from agent_core.proactive.wall_clock import (
     DAY,
     LAST_YEAR,
@@ -28,13 +28,9 @@ from agent_core.proactive.wall_clock import (
     parse_time,
 )
 
-if TYPE_CHECKING:
-    from cronsim import CronSim
-
 # How many occurrences can be counted, or asked for at once.
 MAX_OCCURRENCES = 10_000
 _MAX_EXCLUDED = 366
-_MAX_CRON_LENGTH = 200
 _SHORTEST, _LONGEST = timedelta(minutes=1), timedelta(days=3660)
 _RESOLUTION = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
@@ -176,8 +172,8 @@ class Recurrence:
         elif isinstance(self.every, timedelta):
             found = self._intervals(after, self.every)
         else:
-            matches = _cron(str(self.every), local_time(after, self._zone))
-            found = self._whenever_shown(after, matches) if len(matches.hours) == 24 else self._once(after, matches)
+            cron = parse_cron(str(self.every))
+            found = self._whenever_shown(after, cron) if cron.every_hour else self._once(after, cron)
         for due, day in found:
             if due >= _END:
                 return
@@ -190,27 +186,27 @@ class Recurrence:
             yield due, local_time(due, self._zone).date()
             due += step
 
-    def _once(self, after: datetime, matches: CronSim) -> Iterator[tuple[datetime, date]]:
+    def _once(self, after: datetime, cron: Cron) -> Iterator[tuple[datetime, date]]:
         """An expression that names its hours: each local time once."""
         zone = self._zone
-        for local in matches:
+        for local in cron.after(local_time(after, zone)):
             due = moment_of(local, zone)
             # Not later: another time in the same gap, or one that the clock is showing for the second time.
             if due > after:
                 after = due
                 yield due, local.date()
 
-    def _whenever_shown(self, after: datetime, matches: CronSim) -> Iterator[tuple[datetime, date]]:
+    def _whenever_shown(self, after: datetime, cron: Cron) -> Iterator[tuple[datetime, date]]:
         """An expression for every hour: whenever the clock shows a match, so that it goes on through a change."""
         zone = self._zone
         ahead = offset(zone, after)
-        local = next(matches, None)
+        local = next(matches := cron.after(local_time(after, zone)), None)
         while local is not None:
             due = local.replace(tzinfo=UTC) - ahead
             known = min(due, after + DAY)
             if change := next_change(zone, after, known):
                 after, ahead = change, offset(zone, change)
-                local = next(matches := _cron(str(self.every), local_time(change, zone) - _SECOND), None)
+                local = next(matches := cron.after(local_time(change, zone) - _SECOND), None)
             else:
                 after = known
                 if known == due:
@@ -246,7 +242,8 @@ class Recurrence:
                     field="every",
                 )
         elif isinstance(every, str):
-            every = _checked_cron(every)
+            every = " ".join(every.split())
+            parse_cron(every)
             if self.zone is None:
                 raise InvalidSchedule(
                     "A cron expression needs a 'zone', such as 'Europe/Paris' or 'UTC'.", field="zone"
@@ -293,42 +290,6 @@ class Recurrence:
         # By the clock if it can be told so: it stays the last one should the zone's rules change before it comes.
         local = local_time(dues[-1], self._zone)
         return local if moment_of(local, self._zone) == dues[-1] else dues[-1]
-
-
-def _cron(expression: str, after: datetime) -> CronSim:
-    """The naive times that match; it knows nothing of zones."""
-    from cronsim import CronSim
-
-    return CronSim(expression, after.replace(tzinfo=None))
-
-
-def _checked_cron(expression: str) -> str:
-    """The expression with single spaces."""
-    from cronsim import CronSimError
-
-    fields = expression[: _MAX_CRON_LENGTH + 1].split()
-    normal = " ".join(fields)
-    try:
-        if len(fields) != 5 or len(normal) > _MAX_CRON_LENGTH:
-            raise CronSimError("five fields, in 200 characters at most")
-        _cron(normal, _END)
-    except CronSimError as error:
-        raise InvalidSchedule(
-            f"'every' is {expression!r:.80}, which {_what_is_wrong(fields, error)}. A cron expression has minute, "
-            "hour, day, month and weekday, such as '0 8 * * 1-5'; a duration begins with P, such as 'PT15M'.",
-            field="every",
-        ) from error
-    return normal
-
-
-def _what_is_wrong(fields: list[str], error: Exception) -> str:
-    from cronsim import CronSimError
-
-    if str(error) == "Bad day-of-month":
-        with suppress(CronSimError):
-            _cron(" ".join([*fields[:3], "*", fields[4]]), _END)
-            return "never fires: no such month has such a day"
-    return f"is no cron expression ({str(error).lower()})"
 
 
 def _checked_dates(values: Collection[object]) -> frozenset[date]:
