@@ -228,7 +228,7 @@ class Recurrence:
 
     def _check_one_time(self) -> None:
         for name in ("start", "until", "count", "last", "excluding"):
-            if getattr(self, name):
+            if getattr(self, name) not in (None, frozenset()):
                 raise InvalidSchedule(f"{name!r} goes with 'every'; leave it out of one time.", field=name)
 
     def _check_every(self, every: str | timedelta) -> None:

@@ -163,6 +163,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"at": "9999-12-31T23:59:59-12:00"}, "at", "year 9999"),
     ({"at": "2026-03-02T12:00Z", **START}, "start", "goes with 'every'"),
     ({"at": "2026-03-02T12:00Z", "count": 3}, "count", "goes with 'every'"),
+    ({"at": "2026-03-02T12:00Z", "count": 0}, "count", "goes with 'every'"),
     ({"at": "2026-03-02T12:00Z", "excluding": ["2026-03-02"]}, "excluding", "goes with 'every'"),
     ({"at": "2026-03-02T12:00", "zone": "Europe/Atlantis"}, "zone", "no IANA time zone"),
     ({"at": "2026-03-02T12:00", "zone": "Europe"}, "zone", "no IANA time zone"),
