@@ -6,7 +6,8 @@ AgentError
 ├── NotAllowed               a valid token, but not for this: 403
 ├── KeysUnavailable          a token cannot be checked right now: 503, so that the channel does not drop the activity
 ├── SettingsError            a setting is missing or wrong: name it, stop
-│   └── InvalidSchedule      a timer's expression is none, or never fires (`local.ncrontab`)
+│   └── InvalidTimerSchedule a timer's expression is none, or never fires (`local.ncrontab`)
+├── InvalidSchedule          what was said about a time cannot be: its `field` says which argument; a ValueError too
 ├── Busy                     another copy of the activity is being handled: try again
 ├── TurnEnded                a context was used after its turn
 ├── StreamEnded              a streaming response was used outside of its block
@@ -83,6 +84,18 @@ class KeysUnavailable(AgentError):
 
 class SettingsError(AgentError):
     """One or more settings are missing or wrong; the message names each and says how to mend it."""
+
+
+class InvalidSchedule(AgentError, ValueError):
+    """A time, a recurrence or quiet hours that cannot be; nothing was stored.
+
+    Attributes:
+        field: the argument to mend, such as `zone`.
+    """
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class Busy(AgentError):

@@ -27,7 +27,7 @@ _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 
 
-class InvalidSchedule(SettingsError):
+class InvalidTimerSchedule(SettingsError):
     """The text is no NCRONTAB expression, or one that never fires."""
 
 
@@ -83,7 +83,7 @@ def occurrences(expression: str, after: datetime) -> Iterator[datetime]:
     A day must match the day field and the weekday field.
 
     Raises:
-        InvalidSchedule: at once, not with the first occurrence.
+        InvalidTimerSchedule: at once, not with the first occurrence.
     """
     second, minute, hour, day, month, weekday = _normalised(expression)
     after = after.astimezone(UTC)
@@ -93,7 +93,7 @@ def occurrences(expression: str, after: datetime) -> Iterator[datetime]:
         by_date = CronSim(f"0 0 0 {day} {month} *", midnight - _SECOND)
         by_weekday = CronSim(f"0 0 0 * {month} {weekday}", midnight - _SECOND)
     except CronSimError as error:
-        raise InvalidSchedule(f"The schedule {expression!r} never fires: no such month has such a day.") from error
+        raise InvalidTimerSchedule(f"The schedule {expression!r} never fires: no such month has such a day.") from error
     times = f"{second} {minute} {hour} * * *"
 
     def fires() -> Iterator[datetime]:
@@ -110,19 +110,19 @@ def _normalised(expression: str) -> list[str]:
     """The six fields as lists of numbers, which every crontab reads alike."""
     texts = expression.split()
     if len(texts) == 1 and ":" in expression:
-        raise InvalidSchedule(
+        raise InvalidTimerSchedule(
             f"The schedule {expression!r} is a time span, which only App Service plans take. Write an NCRONTAB "
             "expression of six fields, such as '0 */5 * * * *'."
         )
     if len(texts) != len(_FIELDS):
-        raise InvalidSchedule(
+        raise InvalidTimerSchedule(
             f"The schedule {expression!r} has {len(texts)} fields; NCRONTAB has six: second minute hour day month "
             "weekday. A crontab line of five fields needs a '0' in front for the second."
         )
     try:
         values = [field.values(text) for field, text in zip(_FIELDS, texts, strict=True)]
     except ValueError as error:
-        raise InvalidSchedule(f"The schedule {expression!r} is no NCRONTAB expression: {error}.") from error
+        raise InvalidTimerSchedule(f"The schedule {expression!r} is no NCRONTAB expression: {error}.") from error
     return [
         "*" if len(numbers) == field.last - field.first + 1 else ",".join(map(str, sorted(numbers)))
         for field, numbers in zip(_FIELDS, values, strict=True)

@@ -30,7 +30,7 @@ class TimerTrigger:
     """
 
     def __init__(self, timer: TimerFunction, invoker: Invoker, clock: Clock) -> None:
-        """Raises InvalidSchedule if the schedule is none."""
+        """Raises InvalidTimerSchedule if the schedule is none."""
         self._timer = timer
         self._invoker = invoker
         self._clock = clock

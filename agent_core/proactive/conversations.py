@@ -155,7 +155,7 @@ class Conversations:
         handler starts then finds it, and a handler that fails does not lose it. Others are not written."""
         await self._announce(record.follow_up)
         if record.is_news:
-            record.stored = await self.change(record.reference, record.introduced_to)
+            record.stored = await self.change(record.reference, record.introduced_to, just_read=[record.stored])
         record.context.state = record.state
 
     async def keep(self, record: TurnRecord, marks: Sequence[Mark] = ()) -> None:
@@ -249,14 +249,25 @@ class Conversations:
         logger.warning("Conversation %r is %s now: %s", before.id, change.to, change.reason)
 
     async def change(
-        self, reference: ConversationReference, change: Callable[[Conversation | None], Conversation | None]
+        self,
+        reference: ConversationReference,
+        change: Callable[[Conversation | None], Conversation | None],
+        *,
+        just_read: Sequence[Document | None] = (),
     ) -> Document | None:
         """Write what `change` makes of the stored conversation, None for no change; whoever is second makes it of what
-        the first wrote. Returns what is stored then."""
+        the first wrote. Returns what is stored then.
+
+        Args:
+            just_read: the document, or that there was none; without it, it is read here.
+        """
         conversation_id, document_id = reference.conversation_id, conversation_document_id(reference.channel_id)
         async with self._lock(document_id + conversation_id):
-            for _ in range(MAX_CONFLICTS):
-                known = await self._store.read(CONVERSATIONS, conversation_id, document_id)
+            for number in range(MAX_CONFLICTS):
+                if number == 0 and just_read:
+                    known = just_read[0]
+                else:
+                    known = await self._store.read(CONVERSATIONS, conversation_id, document_id)
                 changed = change(Conversation.from_document(known) if known else None)
                 try:
                     if known is None:

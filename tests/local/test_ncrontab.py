@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from agent_core.local.ncrontab import InvalidSchedule, occurrences
+from agent_core.local.ncrontab import InvalidTimerSchedule, occurrences
 
 # A Monday.
 NOON = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
@@ -80,5 +80,5 @@ def test_times_are_in_utc_whatever_zone_the_start_is_in() -> None:
     ],
 )
 def test_what_the_timer_would_refuse_is_refused_at_once(expression: str, reason: str) -> None:
-    with pytest.raises(InvalidSchedule, match=reason):
+    with pytest.raises(InvalidTimerSchedule, match=reason):
         occurrences(expression, NOON)

@@ -12,7 +12,7 @@ import pytest
 from azure.functions.timer import TimerRequest
 
 from agent_core.hosting import clock as app_clock
-from agent_core.local.ncrontab import InvalidSchedule
+from agent_core.local.ncrontab import InvalidTimerSchedule
 from agent_core.testing import ManualClock
 from tests.local.running import running, until
 
@@ -152,6 +152,6 @@ async def test_a_run_that_ends_within_a_second_of_the_stop_is_waited_for(tmp_pat
 
 
 async def test_a_schedule_that_is_none_stops_the_engine_before_it_starts(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSchedule, match="5 fields"):
+    with pytest.raises(InvalidTimerSchedule, match="5 fields"):
         async with running(Fired("*/5 * * * *").app, tmp_path):
             pass
