@@ -155,7 +155,7 @@ class KillingHttp(HttpClient):
     case = ""
     points: FaultPoints
 
-    async def request(self, method: str, url: str, **options: Any) -> HttpAnswer:  # type: ignore[override]  # passed on
+    async def request(self, method: str, url: str, **options: Any) -> HttpAnswer:
         name = self.points.numbered(method)
         self.points.reach(f"before {name}")
         dies = str(os.getpid()) if self.points.dies_on_the_wire(name) else ""
@@ -201,6 +201,7 @@ class Worker:
         async def finish(context: TurnContext, state: TurnState) -> None:
             state.conversation["count"] = state.conversation.get("count", 0) + 1
             if self._life.scenario == "slow":
+                await asyncio.sleep(0)  # let the renewal of the claim look at the clock first
                 await self.clock.advance(timedelta(seconds=12))
             await context.send_activity("done")
             if self._life.scenario == "two":
@@ -218,8 +219,7 @@ class Worker:
             while await self._work():
                 pass
         await self._note_the_end()
-        for each in (self._store, *self._queues, self._http):
-            await each.close()
+        await asyncio.gather(self._store.close(), self._http.close(), *(queue.close() for queue in self._queues))
 
     async def _take_message(self, service_url: str) -> None:
         body = {
