@@ -9,6 +9,8 @@ REPORTED, DONE_AND_REPORTED = (0, True), (1, True)
 KILL, LOST, OVERLAP, REFUSED = Faults(kills=1), Faults(lost=1), Faults(overlaps=1), Faults(refused=1)
 TWO = [Faults(2), Faults(1, 1), Faults(1, 0, 1), Faults(1, 0, 0, 1), Faults(0, 1, 1), Faults(0, 0, 1, 1)]
 
+WORST = Faults(kills=2, lost=1, overlaps=1)
+
 
 @pytest.mark.parametrize(
     ("mode", "faults", "expected"),
@@ -55,5 +57,9 @@ def test_whoever_completes_before_the_copy_is_on_the_queue_loses_it_silently() -
     assert SILENCE in outcomes(Protocol("resend", copy_first=False), Faults(kills=1, refused=1))[0]
 
 
-def test_the_search_goes_through_some_thousands_of_states() -> None:
-    assert outcomes(Protocol("park"), Faults(2, 1))[1] > 2_000
+@pytest.mark.parametrize("mode", ["park", "resend", "update"])
+def test_with_two_kills_a_lost_answer_and_an_overlap_nothing_is_silently_lost(mode: str) -> None:
+    ends, states = outcomes(Protocol(mode), WORST)
+    assert SILENCE not in ends
+    assert mode == "resend" or max(visible for visible, _ in ends) == 1
+    assert states > 10_000
