@@ -14,11 +14,11 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent_core import AgentApplication, TurnContext, TurnState
 from agent_core.activity.activity import Activity
@@ -37,6 +37,8 @@ from tests.faults.protocol_model import Faults, Protocol, outcomes
 Fault = Literal["", "refused", "unsent", "broken", "lost"]
 LOCKED = timedelta(seconds=60)
 ALLOWED = {mode: outcomes(Protocol(mode), Faults(2, 1, 1))[0] for mode in ("park", "resend", "update")}
+T = TypeVar("T")
+MODES = st.sampled_from(["update", "park", "resend"])
 EXAMPLES = os.environ.get("AGENT_TESTS_EXAMPLES")
 
 
@@ -54,6 +56,11 @@ class Gate:
         waiting: asyncio.Future[Fault] = asyncio.get_running_loop().create_future()
         self.waiting.append(waiting)
         return await waiting
+
+    @property
+    def waits(self) -> bool:
+        """Whether a call waits."""
+        return any(not each.done() for each in self.waiting)
 
     def let_through(self, which: int, fault: Fault) -> bool:
         """Let one call through; False if none waits."""
@@ -115,14 +122,16 @@ class GatedAdapter(TestAdapter):
     async def update_activity(self, context: TurnContext, activity: Activity) -> ResourceResponse:
         return await self._gated(lambda: super(GatedAdapter, self).update_activity(context, activity))
 
-    async def _gated(self, work: Callable[[], Awaitable[Any]]) -> Any:
+    async def _gated(self, work: Callable[[], Awaitable[T]]) -> T:
         fault = await self.gate.passed()
         if fault == "refused":
             raise ChannelError("told to", decision="throttled", status=429, retry_after=timedelta(seconds=5))
         if fault == "unsent":
             raise ChannelError("told to", decision="unsent")
-        answer = None if fault == "broken" else await work()
-        if fault:
+        if fault == "broken":
+            raise ChannelError("told to", decision="ambiguous")
+        answer = await work()
+        if fault == "lost":
             raise ChannelError("told to", decision="ambiguous")
         return answer
 
@@ -293,7 +302,8 @@ class Deliveries(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.world = self.do(self._world())
+        self.world: World = self.do(self._world())
+        self.faults = 0
 
     def do(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
@@ -301,46 +311,61 @@ class Deliveries(RuleBasedStateMachine):
     async def _world(self) -> World:
         return World()
 
-    @precondition(lambda self: len(self.world.modes) < 4)
-    @rule(mode=st.sampled_from(["update", "park", "resend"]))
+    @initialize(mode=MODES)
+    def begin(self, mode: str) -> None:
+        self.do(self.world.publish(mode))
+
+    @precondition(lambda self: len(self.world.modes) < 3)
+    @rule(mode=MODES)
     def publish(self, mode: str) -> None:
         self.do(self.world.publish(mode))
 
-    @precondition(lambda self: self.world.modes and len(self.world.ready) < 8)
-    @rule(which=st.integers(0, 3))
+    @precondition(lambda self: len(self.world.ready) < 4)
+    @rule(which=st.integers(0, 2))
     def deliver_once_more(self, which: int) -> None:
         keys = list(self.world.modes)
         self.world.copy(keys[which % len(keys)])
 
+    @rule(host=st.integers(0, 1), which=st.integers(0, 3), count=st.integers(1, 8))
+    def go_on(self, host: int, which: int, count: int) -> None:
+        """A host does some steps of its work; one that has none takes a message first."""
+        self.do(self._go_on(host, which, count))
+
+    async def _go_on(self, host: int, which: int, count: int, fault: Fault = "") -> None:
+        if not self.world.hosts[host].gate.waits:
+            await self.world.receive(self.world.hosts[host])
+        for _ in range(count):
+            self.world.hosts[host].gate.let_through(which, "")
+            await settle()
+        if fault:
+            self.world.hosts[host].gate.let_through(which, fault)
+            await settle()
+
     @rule(host=st.integers(0, 1))
-    def receive(self, host: int) -> None:
+    def receive_another(self, host: int) -> None:
         if len([task for task in self.world.hosts[host].tasks if not task.done()]) < 3:
             self.do(self.world.receive(self.world.hosts[host]))
 
-    @rule(host=st.integers(0, 1), which=st.integers(0, 3), count=st.integers(1, 8))
-    def go_on(self, host: int, which: int, count: int) -> None:
-        self.do(self._go_on(host, which, count, ""))
-
+    @precondition(lambda self: self.faults < 5)
     @rule(
-        host=st.integers(0, 1), which=st.integers(0, 3), fault=st.sampled_from(["refused", "unsent", "broken", "lost"])
+        host=st.integers(0, 1), after=st.integers(0, 9), fault=st.sampled_from(["refused", "unsent", "broken", "lost"])
     )
-    def fail(self, host: int, which: int, fault: Fault) -> None:
-        self.do(self._go_on(host, which, 1, fault))
+    def fail(self, host: int, after: int, fault: Fault) -> None:
+        """A host does some steps, and the next one fails."""
+        self.faults += 1
+        self.do(self._go_on(host, 0, after, fault))
 
-    async def _go_on(self, host: int, which: int, count: int, fault: Fault) -> None:
-        for _ in range(count):
-            if not self.world.hosts[host].gate.let_through(which, fault):
-                break
-            await settle()
+    @precondition(lambda self: len(self.world.dead) < 3)
+    @rule(host=st.integers(0, 1), after=st.integers(0, 9))
+    def crash(self, host: int, after: int) -> None:
+        """A host does some steps, and dies."""
+        self.do(self._go_on(host, 0, after))
+        self.do(self.world.crash(host))
 
     @rule(seconds=st.sampled_from([1, 5, 15, 31, 61]))
     def time_passes(self, seconds: int) -> None:
         self.do(self.world.clock.advance(timedelta(seconds=seconds)))
         self.do(settle())
-
-    @rule(host=st.integers(0, 1))
-    def crash(self, host: int) -> None:
-        self.do(self.world.crash(host))
 
     @invariant()
     def nothing_is_doubled_that_may_not_be(self) -> None:
