@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from agent_core.activity.conversation_reference import ConversationReference
+from agent_core.errors import NotAllowed
 from agent_core.proactive.conversation import Conversation, user_partition
 from agent_core.store.document_store import Document
 from agent_core.turn.turn_context import TurnContext
@@ -76,7 +77,16 @@ def partition_of_user(reference: ConversationReference) -> str | None:
 
 
 def seen(before: Conversation | None, context: TurnContext) -> Conversation:
-    """The conversation after this turn was seen; a turn that the agent began itself teaches nothing about it."""
+    """The conversation after this turn was seen; a turn that the agent began itself teaches nothing about it.
+
+    Raises:
+        NotAllowed: the conversation is another's. A calling agent names conversations as it likes; its token says
+            nothing of them, and whoever could take one over would read its state and be sent what is meant for it.
+    """
+    if before is not None and not context.proactive:
+        caller, owner = context.identity.calling_agent, before.identity.calling_agent
+        if caller is not None and (owner is None or owner.lower() != caller.lower()):
+            raise NotAllowed("The conversation is none that the calling agent began", code="ConversationNotAllowed")
     if before is not None and (context.proactive or before.last_seen > context.now):
         return before
     known = Conversation(context.conversation, context.identity, context.now) if before is None else before
