@@ -47,6 +47,8 @@ class UrlGuard:
     Args:
         development: a development process without an app id: it has no token to lose, and may call this machine, over
             http too.
+        emulator: a development process with an app id: where the agent's own token was validated, which is what the
+            Bot Framework Emulator shows, it is answered on this machine, over http too and with the token.
         cloud: its connector's hosts may receive the token.
         callers: for each calling agent, by its app id in lower case, the hosts it may name to be answered at; `"*"`
             is for those that have no entry of their own.
@@ -58,12 +60,14 @@ class UrlGuard:
         self,
         *,
         development: bool,
+        emulator: bool = False,
         cloud: Cloud = PUBLIC,
         callers: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
         fetch_hosts: tuple[str, ...] = (),
         private_hosts: tuple[str, ...] = (),
     ) -> None:
         self._development = development
+        self._emulator = emulator
         self._cloud = cloud
         self._callers = callers
         self._fetch_hosts = (*FETCH_HOSTS, *cloud.connector_hosts, *fetch_hosts)
@@ -109,11 +113,13 @@ class UrlGuard:
         """Whether to connect to an address that this host resolved to."""
         if is_public(address):
             return True
-        if self._development and host in LOOPBACK:
+        if (self._development or self._emulator) and host in LOOPBACK:
             return address.is_loopback
         return is_private(address) and _is_below(host, self._private_hosts)
 
     def _is_service(self, origin: Origin, identity: ClaimsIdentity | None) -> bool:
+        if self._emulator and identity is not None and identity.is_own and origin.host in LOOPBACK:
+            return True
         return self._is_own_machine(origin) or _is_at(origin, self._service_hosts(identity))
 
     def _may_be_fetched(self, origin: Origin) -> bool:
