@@ -77,7 +77,7 @@ def _kind(get: Get) -> str:
         return there[0] if there else "UserManagedIdentity"
     named = next((kind for kind in _KINDS if kind.lower() == said.lower()), None)
     if named is None:
-        raise SettingsError(f"The setting {AUTH_TYPE} is {said!r}; use one of: {', '.join(_KINDS)}.")
+        raise SettingsError(f"The setting {AUTH_TYPE} is none of: {', '.join(_KINDS)}.")
     foreign = [name for kind, names in _KINDS.items() if kind != named for name in names if get(name)]
     if foreign:
         raise SettingsError(
