@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from agent_core.channel.addresses import IPAddress, is_private, is_public
 from agent_core.channel.clouds import PUBLIC, Cloud
 from agent_core.errors import NotAllowed
 from agent_core.turn.claims_identity import ClaimsIdentity
 
 if TYPE_CHECKING:  # loaded with the first URL, so that a cold start is spared it
+    from agent_core.channel.addresses import IPAddress
     from agent_core.channel.http_client import Origin
 
 # What may be fetched without a token, besides the cloud's connector: where channels keep what users send. Anybody can
@@ -111,6 +111,8 @@ class UrlGuard:
 
     def allows_address(self, host: str, address: IPAddress) -> bool:
         """Whether to connect to an address that this host resolved to."""
+        from agent_core.channel.addresses import is_private, is_public
+
         if is_public(address):
             return True
         if (self._development or self._emulator) and host in LOOPBACK:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agent_core.channel.app_credentials import AppCredentials
 from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud, token_service_url
 from agent_core.errors import SettingsError
 from agent_core.hosting.caller_settings import CALLERS, TENANTS, parse_callers, parse_tenants
@@ -19,6 +19,9 @@ from agent_core.hosting.credential_settings import TENANT_ID as TENANT_ID
 from agent_core.hosting.credential_settings import app_credentials
 from agent_core.proactive.tickets import TICKET_MODES, TicketMode
 from agent_core.turn.user_tokens import OAuthConnection
+
+if TYPE_CHECKING:  # loaded when a token is needed, so that a cold start is spared it
+    from agent_core.channel.app_credentials import AppCredentials
 
 COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
