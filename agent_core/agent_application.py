@@ -29,7 +29,7 @@ from agent_core.proactive.deliveries import Deliveries
 from agent_core.proactive.delivery import Delivery
 from agent_core.proactive.directory import ConversationDirectory
 from agent_core.proactive.erasure import UserData
-from agent_core.proactive.inbound import InboundTurns
+from agent_core.proactive.inbound import EDITS, InboundTurns
 from agent_core.proactive.late_saves import LateSaves
 from agent_core.proactive.ledger import Ledger, WhenUnsure
 from agent_core.proactive.lifecycle_work import LifecycleWork
@@ -354,12 +354,14 @@ class AgentApplication:
         found = self._routes.find(activity.without_mention_of_recipient())
         if found is None or not found[0].long_running:
             return False
-        # An edit of a message has the message's id, and is another turn.
+        # An edit of a message has the message's id, and so has the next edit; each is another turn.
+        edited = (str(activity.to_dict().get("timestamp")),) if activity.type in EDITS else ()
         parts = (
             activity.type or "",
             activity.channel_id or "",
             activity.conversation_id,
             activity.id or self._new_id(),
+            *edited,
         )
         try:
             item = WorkItem("turn", "turn:" + ":".join(parts), turn_payload(activity, identity))

@@ -169,6 +169,9 @@ class CloudAdapter(ChannelAdapter):
         except SettingsError as error:
             logger.error("The agent is not set up: %s", error)
             return _error(500, "NotConfigured", str(error))
+        except NotAllowed as error:
+            logger.warning("Refused activity %r: %s", activity.id, error)
+            return _error(403, error.code, str(error))
         except Busy as error:
             return _error(503, "Busy", str(error), {"retry-after": "5"})
         except (StoreError, QueueUnavailable) as error:

@@ -18,6 +18,8 @@ from agent_core.errors import ChannelError, Decision
 BUSY_FOR = timedelta(seconds=1)
 # The conversation is in another Microsoft cloud, and the answer names the host to call.
 WRONG_HOST = "InvalidBotApiHost"
+# One word; the channel has one code of two.
+_CODE = re.compile(r"[A-Za-z0-9_.]{1,60}|Bad Argument")
 
 _BLOCKED = {
     "BotDisabledByAdmin",
@@ -29,14 +31,18 @@ _BLOCKED = {
 
 
 def channel_error(answer: HttpAnswer, now: datetime, attempt: int = 1) -> ChannelError:
-    """The error for an answer that is no success; `attempt` says how often the same was tried by now."""
+    """The error for an answer that is no success; `attempt` says how often the same was tried by now.
+
+    Its message has the channel's codes and never the channel's words, which may repeat what was sent: messages go into
+    logs and dead letters.
+    """
     code, sub_code, said = _error_of(answer)
     details = f" ({code}{'/' + sub_code if sub_code else ''})" if code else ""
     asked = retry_after(answer.headers, now)
     if answer.status == 412 and asked is None:
         asked = BUSY_FOR * 2 ** (attempt - 1)
     return ChannelError(
-        f"The channel answered {answer.status}{details}{': ' + said if said else ''}{_hint(answer.status, code)}",
+        f"The channel answered {answer.status}{details}{_hint(answer.status, code)}",
         decision=_decision(answer.status, code, sub_code),
         status=answer.status,
         code=code,
@@ -112,7 +118,7 @@ def _error_of(answer: HttpAnswer) -> tuple[str | None, str | None, str | None]:
     """
     body = parsed(answer)
     if isinstance(body, str):
-        return body[:100], None, None
+        return _code(body), None, body[:200]
     if not isinstance(body, dict):
         return None, None, None
     error = body["error"] if isinstance(body.get("error"), dict) else body
@@ -126,10 +132,15 @@ def _error_of(answer: HttpAnswer) -> tuple[str | None, str | None, str | None]:
     said = nested.get("message") or (None if nested else message) or inner.get("message")
     sub_code = None if sub_code == code else sub_code
     return (
-        str(code)[:100] if code else None,
-        str(sub_code)[:100] if sub_code else None,
+        _code(code),
+        _code(sub_code),
         str(said)[:200] if said else None,
     )
+
+
+def _code(value: Any) -> str | None:
+    """What is a word or a number; anything else could be a sentence, or worse."""
+    return text if value and _CODE.fullmatch(text := str(value)) else None
 
 
 def _nested(value: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ cheaper still per request, takes nearly twice as long to load and to send its fi
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
@@ -33,6 +34,14 @@ _KEEP_ALIVE_SECONDS = 30.0
 _FRAMING = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 
 _Origin = tuple[bytes, bytes, int | None]
+
+
+def _shows_no_headers(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("receive_response_headers.complete")
+
+
+# At DEBUG the engine logs the headers of answers: cookies, and addresses that hold the permission to fetch a file.
+logging.getLogger("httpcore.http11").addFilter(_shows_no_headers)
 
 
 class Origin(NamedTuple):

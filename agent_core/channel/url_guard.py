@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from agent_core.channel.addresses import IPAddress, is_private, is_public
 from agent_core.channel.clouds import PUBLIC, Cloud
 from agent_core.errors import NotAllowed
 from agent_core.turn.claims_identity import ClaimsIdentity
 
 if TYPE_CHECKING:  # loaded with the first URL, so that a cold start is spared it
+    from agent_core.channel.addresses import IPAddress
     from agent_core.channel.http_client import Origin
 
 # What may be fetched without a token, besides the cloud's connector: where channels keep what users send. Anybody can
@@ -47,6 +47,8 @@ class UrlGuard:
     Args:
         development: a development process without an app id: it has no token to lose, and may call this machine, over
             http too.
+        emulator: a development process with an app id: where the agent's own token was validated, which is what the
+            Bot Framework Emulator shows, it is answered on this machine, over http too and with the token.
         cloud: its connector's hosts may receive the token.
         callers: for each calling agent, by its app id in lower case, the hosts it may name to be answered at; `"*"`
             is for those that have no entry of their own.
@@ -58,12 +60,14 @@ class UrlGuard:
         self,
         *,
         development: bool,
+        emulator: bool = False,
         cloud: Cloud = PUBLIC,
         callers: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
         fetch_hosts: tuple[str, ...] = (),
         private_hosts: tuple[str, ...] = (),
     ) -> None:
         self._development = development
+        self._emulator = emulator
         self._cloud = cloud
         self._callers = callers
         self._fetch_hosts = (*FETCH_HOSTS, *cloud.connector_hosts, *fetch_hosts)
@@ -107,13 +111,17 @@ class UrlGuard:
 
     def allows_address(self, host: str, address: IPAddress) -> bool:
         """Whether to connect to an address that this host resolved to."""
+        from agent_core.channel.addresses import is_private, is_public
+
         if is_public(address):
             return True
-        if self._development and host in LOOPBACK:
+        if (self._development or self._emulator) and host in LOOPBACK:
             return address.is_loopback
         return is_private(address) and _is_below(host, self._private_hosts)
 
     def _is_service(self, origin: Origin, identity: ClaimsIdentity | None) -> bool:
+        if self._emulator and identity is not None and identity.is_own and origin.host in LOOPBACK:
+            return True
         return self._is_own_machine(origin) or _is_at(origin, self._service_hosts(identity))
 
     def _may_be_fetched(self, origin: Origin) -> bool:

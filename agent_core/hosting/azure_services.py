@@ -97,6 +97,7 @@ class AzureServices:
         settings = self.settings
         return UrlGuard(
             development=settings.app_id is None,
+            emulator=settings.app_id is not None and settings.development,
             cloud=settings.cloud,
             callers=settings.callers,
             fetch_hosts=settings.fetch_hosts,

@@ -23,10 +23,11 @@ def parse_tenants(text: str | None, own: str | None) -> frozenset[str]:
     if text is None:
         return frozenset({own.lower()} if own and _GUID.fullmatch(own.lower()) else ())
     entries = [each.strip().lower() for each in text.split(",")]
-    for entry in entries:
+    for number, entry in enumerate(entries, 1):
         if entry != ANY and not _GUID.fullmatch(entry):
             raise SettingsError(
-                f"The setting {TENANTS} has the entry {entry!r}: give the ids of tenants with commas between them, or *"
+                f"In the setting {TENANTS} the entry {number} is wrong: "
+                "give the ids of tenants with commas between them, or *"
             )
     return frozenset(entries)
 
@@ -41,8 +42,8 @@ def parse_callers(text: str | None) -> dict[str, tuple[str, ...]]:
         SettingsError: an entry is not of that form, or names an agent again.
     """
     callers: dict[str, tuple[str, ...]] = {}
-    for entry in [each.strip() for each in text.split(",")] if text else []:
-        caller, equals, names = (part.strip() for part in entry.lower().partition("="))
+    for number, entry in enumerate(text.split(",") if text else [], 1):
+        caller, equals, names = (part.strip() for part in entry.strip().lower().partition("="))
         hosts = tuple(name.strip() for name in names.split("|")) if equals else ()
         if caller != ANY and not _GUID.fullmatch(caller):
             wrong = "an entry begins with the app id of an agent, or *"
@@ -53,5 +54,5 @@ def parse_callers(text: str | None) -> dict[str, tuple[str, ...]]:
         else:
             callers[caller] = hosts
             continue
-        raise SettingsError(f"The setting {CALLERS} has the entry {entry!r}: {wrong}")
+        raise SettingsError(f"In the setting {CALLERS} the entry {number} is wrong: {wrong}")
     return callers

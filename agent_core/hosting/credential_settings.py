@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from agent_core.channel.app_credentials import (
-    AppCredentials,
-    Certificate,
-    ClientSecret,
-    FederatedIdentity,
-    ManagedIdentity,
-    Proof,
-    WorkloadIdentity,
-)
 from agent_core.channel.clouds import Cloud
 from agent_core.errors import SettingsError
+
+if TYPE_CHECKING:  # loaded when a token is needed, so that a cold start is spared them
+    from agent_core.channel.app_credentials import AppCredentials, Proof
 
 _PREFIX = "CONNECTIONS__SERVICE_CONNECTION__SETTINGS__"
 CLIENT_ID = f"{_PREFIX}CLIENTID"
@@ -53,6 +48,8 @@ def app_credentials(get: Get, app_id: str, cloud: Cloud) -> AppCredentials:
     Raises:
         SettingsError: with everything that is missing or contradicts itself.
     """
+    from agent_core.channel.app_credentials import AppCredentials, ManagedIdentity
+
     kind = _kind(get)
     if kind == "UserManagedIdentity":
         return AppCredentials(app_id, ManagedIdentity())
@@ -77,7 +74,7 @@ def _kind(get: Get) -> str:
         return there[0] if there else "UserManagedIdentity"
     named = next((kind for kind in _KINDS if kind.lower() == said.lower()), None)
     if named is None:
-        raise SettingsError(f"The setting {AUTH_TYPE} is {said!r}; use one of: {', '.join(_KINDS)}.")
+        raise SettingsError(f"The setting {AUTH_TYPE} is none of: {', '.join(_KINDS)}.")
     foreign = [name for kind, names in _KINDS.items() if kind != named for name in names if get(name)]
     if foreign:
         raise SettingsError(
@@ -87,6 +84,8 @@ def _kind(get: Get) -> str:
 
 
 def _proof(kind: str, get: Get, cloud: Cloud, problems: list[str]) -> Proof:
+    from agent_core.channel.app_credentials import Certificate, ClientSecret, FederatedIdentity, WorkloadIdentity
+
     if kind == "ClientSecret":
         return ClientSecret(_required(CLIENT_SECRET, get, problems))
     if kind == "FederatedCredentials":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agent_core.channel.app_credentials import AppCredentials
 from agent_core.channel.clouds import CLOUDS, PUBLIC, Cloud, token_service_url
 from agent_core.errors import SettingsError
 from agent_core.hosting.caller_settings import CALLERS, TENANTS, parse_callers, parse_tenants
@@ -18,6 +19,9 @@ from agent_core.hosting.credential_settings import TENANT_ID as TENANT_ID
 from agent_core.hosting.credential_settings import app_credentials
 from agent_core.proactive.tickets import TICKET_MODES, TicketMode
 from agent_core.turn.user_tokens import OAuthConnection
+
+if TYPE_CHECKING:  # loaded when a token is needed, so that a cold start is spared it
+    from agent_core.channel.app_credentials import AppCredentials
 
 COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
@@ -58,6 +62,9 @@ _HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])
 
 class Settings:
     """The app's settings, read from the environment when they are first asked for, not before.
+
+    A SettingsError names settings and never what they are set to: anybody may read it at `/api/health/ready`, and what
+    is in the wrong setting may be a secret that belongs in another.
 
     An identity-based connection is a group of settings with one prefix, as the Functions host reads them too:
     `CosmosConnection__accountEndpoint`, `__credential`, `__clientId`.
@@ -104,7 +111,7 @@ class Settings:
         """The Microsoft cloud that the Azure Bot is in; SettingsError for a name that is none."""
         name = self.require(CLOUD).lower()
         if name not in CLOUDS:
-            raise SettingsError(f"The setting {CLOUD} is {name!r}; use one of: {', '.join(CLOUDS)}")
+            raise SettingsError(f"The setting {CLOUD} is none of: {', '.join(CLOUDS)}")
         return CLOUDS[name]
 
     @property
@@ -156,9 +163,9 @@ class Settings:
 
     def _hosts(self, name: str) -> tuple[str, ...]:
         hosts = tuple(each.strip().lower() for each in (self.get(name) or "").split(",") if each.strip())
-        if wrong := [host for host in hosts if not _HOST.fullmatch(host)]:
+        if wrong := [str(number) for number, host in enumerate(hosts, 1) if not _HOST.fullmatch(host)]:
             raise SettingsError(
-                f"The setting {name} has {', '.join(map(repr, wrong))}: give names such as files.contoso.com, "
+                f"In the setting {name} the entry {', '.join(wrong)} is wrong: give names such as files.contoso.com, "
                 "with commas between them, and no scheme, port, wildcard or address"
             )
         return hosts
@@ -195,7 +202,7 @@ class Settings:
         for mode in TICKET_MODES:
             if said == mode:
                 return mode
-        raise SettingsError(f"The setting {TICKETS} is {said!r}; use one of: {', '.join(TICKET_MODES)}")
+        raise SettingsError(f"The setting {TICKETS} is none of: {', '.join(TICKET_MODES)}")
 
     @property
     def ticket_keys(self) -> tuple[bytes, ...]:
@@ -218,19 +225,20 @@ class Settings:
             lambda: self.cloud,
             lambda: self.credentials,
             lambda: self.token_service,
-            lambda: (self.ticket_mode, self.ticket_keys),
+            lambda: self.ticket_mode,
+            lambda: self.ticket_keys,
             lambda: self.fetch_hosts,
             lambda: self.private_hosts,
+            lambda: self.callers,
+            lambda: self.tenants,
         ):
             try:
                 read()
             except SettingsError as error:
                 found += [str(error)] if str(error) not in found else []
-        try:
+        with suppress(SettingsError):
             if self.callers and not self.tenants:
                 found.append(f"The setting {CALLERS} names agents and {TENANTS} no tenant: give the ids of theirs.")
-        except SettingsError as error:
-            found.append(str(error))
         if not self.development and not self.has_cosmos:
             found.append(missing_connection(COSMOS, "accountEndpoint", "Cosmos DB"))
         if not self.development and not self.has_service_bus:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import binascii
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +14,12 @@ from agent_core.store.document_store import CONVERSATIONS, DocumentStore, Where,
 
 # The partition of those that name no conversation.
 NO_CONVERSATION = "-"
+_BASE64 = "base64:"
+
+# In JSON, in JSON that is written into a string of JSON, and wherever a signed one stands.
+_TICKET = re.compile(r'(ticket\\*"\s*:\s*\\*")[^"\\]+')
+_SIGNED_TICKET = re.compile(r"\bt1\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_ENCODED = re.compile(r'(data_base64\\*"\s*:\s*\\*")([^"\\]+)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ class DeadLetter:
     attempts: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON, as the command line shows it."""
+        """JSON, as the command line shows it: without tickets, with which anybody could continue conversations."""
         return {
             "key": self.key,
             "what": self.what,
@@ -45,7 +53,7 @@ class DeadLetter:
             "conversation": self.conversation,
             "attempts": self.attempts,
             "created": time_text(self.created),
-            "payload": self.payload,
+            "payload": _without_tickets(self.payload),
         }
 
 
@@ -77,6 +85,8 @@ class DeadLetters:
             CONVERSATIONS,
             {
                 **letter.to_dict(),
+                # Whole, so that it can be done again.
+                "payload": letter.payload,
                 "id": id_for("dead", key),
                 CONVERSATIONS.partition_key: conversation or NO_CONVERSATION,
                 "kind": "dead_letter",
@@ -118,4 +128,21 @@ def _text(payload: bytes) -> str:
     try:
         return payload.decode()
     except UnicodeDecodeError:
-        return "base64:" + base64.b64encode(payload).decode()
+        return _BASE64 + base64.b64encode(payload).decode()
+
+
+def _without_tickets(payload: str) -> str:
+    if payload.startswith(_BASE64):
+        return _BASE64 + _unless_it_has_tickets(payload.removeprefix(_BASE64))
+    payload = _ENCODED.sub(lambda found: found[1] + _unless_it_has_tickets(found[2]), payload)
+    return _SIGNED_TICKET.sub("[ticket]", _TICKET.sub(r"\1[ticket]", payload))
+
+
+def _unless_it_has_tickets(encoded: str) -> str:
+    try:
+        raw = base64.b64decode(encoded)
+    except binascii.Error:
+        return encoded
+    # Text of two bytes a character is what a publisher may send by mistake.
+    text = raw.replace(b"\0", b"").decode("latin-1")
+    return encoded if _without_tickets(text) == text else f"[{len(raw)} bytes with a ticket in them]"

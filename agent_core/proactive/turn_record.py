@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from agent_core.activity.conversation_reference import ConversationReference
+from agent_core.errors import NotAllowed
 from agent_core.proactive.conversation import Conversation, user_partition
 from agent_core.proactive.lifecycle import Change, after_activity, change_of, follow_up
 from agent_core.proactive.work import WorkItem
@@ -109,9 +110,18 @@ def state_of_user(partition: str, state: JsonObject, reference: ConversationRefe
 
 
 def seen(before: Conversation | None, context: TurnContext) -> Conversation:
-    """The conversation after this turn was seen; a turn that the agent began itself teaches nothing about it."""
+    """The conversation after this turn was seen; a turn that the agent began itself teaches nothing about it.
+
+    Raises:
+        NotAllowed: the conversation is another's. A calling agent names conversations as it likes; its token says
+            nothing of them, and whoever could take one over would read its state and be sent what is meant for it.
+    """
     if context.proactive:
         return before or Conversation(context.conversation, context.identity, context.now)
+    if before is not None:
+        caller, owner = context.identity.calling_agent, before.identity.calling_agent
+        if caller is not None and (owner is None or owner.lower() != caller.lower()):
+            raise NotAllowed("The conversation is none that the calling agent began", code="ConversationNotAllowed")
     return after_activity(before, context.activity, context.identity, context.now)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from agent_core.activity.json_text import MAX_DEPTH, dump, parse_object
 from agent_core.errors import BadActivity, InvalidCallback
 from agent_core.proactive.queue import QueueMessage
 from agent_core.turn.claims_identity import ClaimsIdentity
+
+SLACK_TOKEN = "ApiToken"
 
 Kind = Literal["callback", "lifecycle", "occurrence", "save", "sign_in", "turn"]
 KINDS: tuple[Kind, ...] = ("callback", "lifecycle", "occurrence", "save", "sign_in", "turn")
@@ -113,9 +116,16 @@ class WorkItem:
 
 
 def turn_payload(activity: Activity, identity: ClaimsIdentity) -> dict[str, Any]:
-    """What a turn that runs later needs of the activity that began it."""
+    """What a turn that runs later needs of the activity that began it.
+
+    Slack's activities bring the token of the workspace's bot; it is left out, because this is stored and queued.
+    """
+    body = activity.to_dict()
+    data = body.get("channelData")
+    if isinstance(data, Mapping) and SLACK_TOKEN in data:
+        body = {**body, "channelData": {name: value for name, value in data.items() if name != SLACK_TOKEN}}
     return {
-        "activity": activity.to_dict(),
+        "activity": body,
         "claims": identity.persisted(),
         "serviceUrlVerified": identity.service_url_verified,
     }

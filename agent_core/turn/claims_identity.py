@@ -39,6 +39,12 @@ class ClaimsIdentity:
         audience = self.claims.get("aud")
         return caller if caller and audience and caller.lower() != audience.lower() else None
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the token was one of Entra's for the agent itself: only the Emulator calls with that."""
+        caller = self.caller_app_id if "ver" in self.claims else None
+        return caller is not None and caller.lower() == self.claims.get("aud", "").lower()
+
     def persisted(self) -> dict[str, str]:
         """The claims that may be stored."""
         return {name: self.claims[name] for name in PERSISTED_CLAIMS if name in self.claims}

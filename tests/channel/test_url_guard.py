@@ -1,5 +1,6 @@
 """Where the agent's words and its token may go, and what may be fetched."""
 
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import pytest
@@ -152,3 +153,21 @@ def test_services_are_the_same_but_for_spelling() -> None:
     assert not same_service("https://smba.trafficmanager.net/a", "https://smba.trafficmanager.net/A")
     assert not same_service("https://smba.trafficmanager.net/a", "http://smba.trafficmanager.net/a")
     assert not same_service("https://x:bad/", "https://x/")
+
+
+def test_p9_1_the_emulator_is_answered_where_the_agents_own_token_was_shown_in_development() -> None:
+    """With an app id the Bot Framework Emulator shows a token of the agent, from http://localhost; nobody else may."""
+    guard = UrlGuard(development=False, emulator=True)
+    url, own = "http://localhost:51234/", agent("App")
+    assert guard.check_service_url(url, own) == url
+    assert guard.allows_address("localhost", ip_address("127.0.0.1"))
+    assert not guard.allows_address("localhost", ip_address("10.0.0.1"))
+    assert not guard.allows_address("evil.example", ip_address("127.0.0.1"))
+    for identity in (None, ClaimsIdentity(), ClaimsIdentity({"aud": "app"}, True), agent("another")):
+        with pytest.raises(NotAllowed):
+            guard.check_service_url(url, identity)
+    with pytest.raises(NotAllowed):
+        GUARD.check_service_url(url, own)
+    # What a sender chose is fetched from this machine in no case: an app id may mean that a tunnel leads here.
+    with pytest.raises(NotAllowed):
+        guard.check_fetch_url(url)

@@ -1,6 +1,7 @@
 """The command line plays an external system's part, and says clearly what it could not do."""
 
 import asyncio
+import base64
 import io
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ from agent_core.cli.main import main
 from agent_core.hosting import clock
 from agent_core.hosting.sqlite_queue import SqliteQueue
 from agent_core.proactive.dead_letters import DeadLetters
+from agent_core.proactive.tickets import Ticket, Tickets
 from agent_core.store.sqlite_store import SqliteStore
 
 
@@ -176,6 +178,41 @@ def test_dead_letters_are_listed_for_people_and_for_programs(data: Path, capsys:
         ("k2", "Unsure", "{}"),
     ]
     assert programs[1]["attempts"] == 3
+
+
+def test_listed_dead_letters_show_no_ticket_and_the_stored_ones_keep_it(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who reads the list may not continue conversations by it; replaying needs the message whole."""
+    signed = Tickets([b"k" * 32]).sign(Ticket("c", "msteams", "n", "opaque", frozenset(), clock.now())).text
+    plain = json.dumps({"conversationId": "c", "ticket": "opaque", "value": 1})
+    payloads = [
+        plain.encode(),
+        json.dumps({"kind": "callback", "payload": {"body": {"ticket": signed}}}).encode(),
+        json.dumps({"data": plain}).encode(),
+        json.dumps({"data_base64": base64.b64encode(plain.encode()).decode()}).encode(),
+        f"not JSON at all: {signed}".encode(),
+        plain.encode("utf-16"),
+    ]
+
+    async def add() -> list[str]:
+        store = SqliteStore(data / "documents.db", clock.now)
+        letters = DeadLetters(store, clock.now)
+        for number, payload in enumerate(payloads):
+            await letters.add(key=f"k{number}", what="callback", reason="R", explanation="Why", payload=payload)
+        kept = [letter.payload async for letter in letters.list()]
+        await store.close()
+        return kept
+
+    kept = asyncio.run(add())
+    assert kept[:5] == [payload.decode() for payload in payloads[:5]]
+    assert base64.b64decode(kept[5].removeprefix("base64:")) == payloads[5]
+    assert main(["dead-letters"]) == 0
+    assert main(["dead-letters", "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert '\\"value\\": 1' in shown, "the rest is there"
+    for secret in ("opaque", signed, base64.b64encode(plain.encode()).decode(), kept[5]):
+        assert secret not in shown
 
 
 @pytest.mark.parametrize("arguments", [[], ["publish"], ["publish", "x"], ["unknown"], ["dead-letters", "burn"]])

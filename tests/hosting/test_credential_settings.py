@@ -22,8 +22,8 @@ AUTHORITY = "https://login.microsoftonline.com"
 
 def settings(**values: str) -> Settings:
     """Settings of an app in development, by the last part of their names."""
-    known = ("AZURE_FEDERATED_TOKEN_FILE", "AGENT_CLOUD")
-    named = {name if name in known else PREFIX + name: value for name, value in {"CLIENTID": "app", **values}.items()}
+    given = {"CLIENTID": "app", **values}
+    named = {name if name.startswith(("AZURE_", "AGENT_")) else PREFIX + name: given[name] for name in given}
     return Settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", **named})
 
 
@@ -116,7 +116,7 @@ def test_the_exchange_is_that_of_the_cloud() -> None:
         ({"AUTHTYPE": "Certificate", "TENANTID": "t"}, ["CERTKEYFILE is missing", "CERTPEMFILE is missing"]),
         ({"AUTHTYPE": "WorkloadIdentity", "TENANTID": "t"}, ["AZURE_FEDERATED_TOKEN_FILE is missing"]),
         ({"AUTHTYPE": "FederatedCredentials"}, ["FEDERATEDCLIENTID is missing", "TENANTID is missing"]),
-        ({"AUTHTYPE": "SystemManagedIdentity"}, ["'SystemManagedIdentity'", "UserManagedIdentity"]),
+        ({"AUTHTYPE": "SystemManagedIdentity"}, ["AUTHTYPE is none of", "UserManagedIdentity"]),
         ({"AUTHTYPE": "UserManagedIdentity", "CLIENTSECRET": "s"}, ["UserManagedIdentity", "CLIENTSECRET"]),
         ({"AUTHTYPE": "ClientSecret", "CLIENTSECRET": "s", "CERTPFXFILE": "x", "TENANTID": "t"}, ["CERTPFXFILE"]),
         ({"CLIENTSECRET": "s", "FEDERATEDCLIENTID": "i", "TENANTID": "t"}, ["ClientSecret, FederatedCredentials"]),
@@ -138,6 +138,16 @@ def test_what_contradicts_itself_is_said_before_anything_fails(values: dict[str,
         assert words in problem
     with pytest.raises(SettingsError):
         _ = found.credentials
+
+
+def test_a_secret_in_the_wrong_setting_is_in_no_problem() -> None:
+    """Anybody may read the problems at `/api/health/ready`."""
+    names = ("AGENT_CLOUD", "AGENT_CALLBACK_TICKETS", "AGENT_TENANTS", "AGENT_CALLERS", "AGENT_FETCH_HOSTS")
+    wrong = dict.fromkeys((*names, "AGENT_PRIVATE_HOSTS", "AGENT_TOKEN_SERVICE", "AGENT_TICKET_KEYS"), "canary secret")
+    for values in (wrong, {"AUTHTYPE": "canary secret"}, {"CLIENTSECRET": "s", "TENANTID": "canary secret"}):
+        problems = " ".join(settings(**values).problems())
+        assert "canary" not in problems
+        assert all(name in problems for name in values if name.startswith("AGENT_") and "SERVICE" not in name)
 
 
 async def test_secrets_are_in_no_settings_problem_or_repr(file: str) -> None:

@@ -159,4 +159,5 @@ def test_p9_1_no_wildcard_no_top_level_and_no_address_is_a_host(host: str) -> No
     with pytest.raises(SettingsError, match="AGENT_FETCH_HOSTS"):
         _ = settings.fetch_hosts
     (problem,) = settings.problems()
-    assert repr(host) in problem
+    assert "AGENT_FETCH_HOSTS the entry 2 is wrong" in problem
+    assert repr(host) not in problem

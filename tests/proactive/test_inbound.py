@@ -14,11 +14,13 @@ from agent_core import AgentApplication, TurnContext, TurnState
 from agent_core.activity.activity import Activity
 from agent_core.errors import Busy, StoreUnavailable
 from agent_core.proactive.inbound import LEASE, PATIENCE
+from agent_core.proactive.work import turn_payload
 from agent_core.store.document_store import CONVERSATIONS, USERS, Where
 from agent_core.store.memory_store import MemoryStore
 from agent_core.store.sqlite_store import SqliteStore
 from agent_core.testing import MemoryQueue, TestAdapter
 from agent_core.turn.channel_adapter import Answer
+from agent_core.turn.claims_identity import ClaimsIdentity
 from tests.faulty_store import Fault, FaultyStore
 from tests.proactive.setting import Setting
 
@@ -242,6 +244,28 @@ async def test_edits_of_one_message_and_activities_without_an_id_are_no_copies(s
     for _ in range(2):
         await setting.post(setting.adapter.activity(id=None, text="hi"))
     assert setting.runs == 2
+
+
+async def test_each_edit_of_a_message_is_a_long_running_turn_of_its_own(setting: Counting) -> None:
+    seen = []
+
+    @setting.agent.activity("messageUpdate", long_running=True)
+    async def edited(context: TurnContext, state: TurnState) -> None:
+        seen.append(context.activity.text)
+
+    for second in ("01", "02", "02"):
+        timestamp = f"2026-01-05T12:00:{second}.0000000Z"
+        edit = setting.adapter.activity("messageUpdate", id="m1", text=second, timestamp=timestamp)
+        await setting.agent.defer(edit, ClaimsIdentity())
+    while await setting.work():
+        pass
+    assert seen == ["01", "02"]
+
+
+def test_what_a_turn_needs_later_is_kept_without_the_token_that_slack_sends_along() -> None:
+    activity = Activity.from_dict({"type": "message", "channelData": {"ApiToken": "xoxb", "SlackMessage": {"a": 1}}})
+    assert turn_payload(activity, ClaimsIdentity())["activity"]["channelData"] == {"SlackMessage": {"a": 1}}
+    assert activity.channel_data == {"ApiToken": "xoxb", "SlackMessage": {"a": 1}}, "the turn itself still has it"
 
 
 async def test_one_activity_id_in_two_conversations_or_on_two_channels_is_two_activities(setting: Counting) -> None:
