@@ -24,7 +24,7 @@ from agent_core.proactive.awaiting_sign_in import AwaitingSignIn
 from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversations import Conversations
-from agent_core.proactive.dead_letters import DeadLetters
+from agent_core.proactive.dead_letters import DeadLetters, message_of
 from agent_core.proactive.deliveries import Deliveries
 from agent_core.proactive.delivery import Delivery
 from agent_core.proactive.inbound import InboundTurns
@@ -77,7 +77,7 @@ class AgentApplication:
     Attributes:
         proactive: speak in stored conversations now, and create new ones.
         notifications: speak at a time.
-        dead_letters: what could not be delivered, with the reasons.
+        dead_letters: what could not be delivered, with the reasons; replay or discard it.
         tickets: what admits callbacks, None if each one is admitted.
     """
 
@@ -103,7 +103,7 @@ class AgentApplication:
         self._routes = Routes()
         self._error_handler: ErrorHandler | None = None
         self._continuations = Continuations()
-        self.dead_letters = DeadLetters(store, adapter.now)
+        self.dead_letters = DeadLetters(store, adapter.now, queue)
         self._late_saves = LateSaves(store, queue, self.dead_letters, now=adapter.now, new_id=adapter.new_id)
         self._conversations = Conversations(store, self._late_saves, now=adapter.now)
         self._inbound = InboundTurns(
@@ -391,6 +391,8 @@ class AgentApplication:
     async def _work_on(self, item: WorkItem) -> None:
         if item.kind == "callback":
             await self._callbacks.work_on(item)
+        elif item.kind == "message":
+            await self._callbacks.receive(message_of(item))
         elif item.kind == "occurrence":
             await self.notifications.work_on(item)
         elif item.kind == "save":

@@ -137,7 +137,11 @@ class CallbackReceiver:
         try:
             callback = Callback.from_message(message)
         except InvalidCallback as error:
-            await self._refuse(f"callback:{message.message_id}", message.body, error.reason, error)
+            key = f"callback:{message.message_id}"
+            logger.warning("Delivery: callback dead (%s), key %r: %s", error.reason, key, error)
+            await self._dead_letters.add_message(
+                message, key=key, what="callback", reason=error.reason, explanation=str(error)
+            )
             return
         logger.info(
             "Callback %s, key %r, correlation %r, trace %r",
