@@ -23,6 +23,7 @@ from agent_core.errors import (
 from agent_core.proactive.awaiting_sign_in import AwaitingSignIn
 from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations
+from agent_core.proactive.continuing_later import ContinuingLater
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters, message_of
 from agent_core.proactive.deliveries import Deliveries
@@ -121,7 +122,9 @@ class AgentApplication:
             Throttle(store, adapter.now),
             now=adapter.now,
         )
-        self._expected = ExpectedCallbacks(store, self._continuations, tickets, now=adapter.now, new_id=new_id)
+        schedules = Schedules(store)
+        later = ContinuingLater(schedules, queue, self._continuations, now=adapter.now, new_id=new_id)
+        self._expected = ExpectedCallbacks(store, self._continuations, tickets, later, now=adapter.now, new_id=new_id)
         self.proactive = Proactive(
             adapter,
             self._conversations,
@@ -140,7 +143,7 @@ class AgentApplication:
             now=adapter.now,
         )
         self.notifications = Notifications(
-            Schedules(store),
+            schedules,
             queue,
             self._conversations,
             self._continuations,
