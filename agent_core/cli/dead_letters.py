@@ -37,6 +37,9 @@ def register(commands: Any) -> None:
     _add_json(action, argparse.SUPPRESS)
     action.set_defaults(run=_show)
 
+    action = actions.add_parser("drain", help="take over now what the queues put aside; the timer does it every minute")
+    action.set_defaults(run=_drain)
+
     for name, run, words in (
         ("replay", _replay, "do the work again under its key: what had been sent is not sent again"),
         ("discard", _discard, "let it be; of an unsure one: it had arrived"),
@@ -122,6 +125,13 @@ async def _show(options: argparse.Namespace, services: AzureServices) -> None:
     with suppress(ValueError):
         payload = json.dumps(json.loads(payload), ensure_ascii=False, indent=2)
     print(payload)
+
+
+async def _drain(options: argparse.Namespace, services: AzureServices) -> None:
+    letters, drained = _open(services), 0
+    while found := await services.drain_dead_letters(letters):
+        drained += found
+    print(f"Drained {drained} messages.")
 
 
 async def _replay(options: argparse.Namespace, services: AzureServices) -> None:

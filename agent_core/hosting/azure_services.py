@@ -13,7 +13,8 @@ from agent_core.errors import SettingsError
 from agent_core.hosting import clock
 from agent_core.hosting.managed_identity import ManagedIdentityCredential
 from agent_core.hosting.settings import CLIENT_ID, COSMOS, SERVICE_BUS, Settings, missing_connection
-from agent_core.proactive.queue import Queue
+from agent_core.proactive.dead_letters import DeadLetters
+from agent_core.proactive.queue import DeadLetterQueue, Queue
 from agent_core.proactive.tickets import Tickets
 from agent_core.store.document_store import DocumentStore
 
@@ -226,6 +227,14 @@ class AzureServices:
 
     def _managed_identity(self, prefix: str) -> ManagedIdentityCredential:
         return ManagedIdentityCredential(self.settings.get(f"{prefix}__clientId"), clock.now)
+
+    async def drain_dead_letters(self, letters: DeadLetters) -> int:
+        """Take over what the two queues put aside by themselves; returns how much. Raises like `DeadLetters.drain`."""
+        drained = 0
+        for setting, queue in (("CALLBACK_QUEUE", self.callbacks), ("WORK_QUEUE", self.queue)):
+            source = cast(DeadLetterQueue, queue)
+            drained += await letters.drain(source, self.settings.require(setting), is_work=queue is self.queue)
+        return drained
 
     async def close(self) -> None:
         """Let go of what is open; each service opens again if it is used again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agent_core.errors import DeadLetterAmbiguous, DocumentChanged, InvalidCallback, NotReplayable
-from agent_core.proactive.queue import Queue, QueueMessage
+from agent_core.proactive.queue import DeadLetterQueue, Queue, QueueMessage, Undeliverable
 from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import (
     CONVERSATIONS,
@@ -31,6 +32,10 @@ NO_CONVERSATION = "-"
 UNDECIDED = int(timedelta(days=3650).total_seconds())
 # And after the decision, as long as that of any delivery.
 DECIDED = int(timedelta(days=14).total_seconds())
+# Enough for a tick of the timer; the next one goes on.
+DRAINED_AT_ONCE = 100
+
+logger = logging.getLogger(__name__)
 
 _BASE64 = "base64:"
 _REDACTED = "(redacted)"
@@ -154,6 +159,45 @@ class DeadLetters:
             attempts=attempts,
             header=header,
         )
+
+    async def drain(self, source: DeadLetterQueue, name: str, *, is_work: bool, limit: int = DRAINED_AT_ONCE) -> int:
+        """Take over what a queue put aside by itself, with its reasons; returns how much that was.
+
+        Each is kept here before it goes there, so a death in between makes it come again, as the same dead letter.
+
+        Args:
+            name: the queue's, part of the keys.
+            is_work: it is the work queue; only there messages are the agent's own.
+
+        Raises:
+            QueueUnavailable, StoreUnavailable: what is left waits for the next time.
+        """
+
+        async def keep(found: Undeliverable) -> None:
+            message, reason = found.message, found.reason or "DeadLettered"
+            key = f"{name}:{message.message_id}:{found.number}"
+            explanation = found.description or f"The queue {name} put it aside and did not say why"
+            logger.warning("Delivery: the queue %s put message %r aside (%s)", name, message.message_id, reason)
+            if is_work:
+                await self.add(
+                    key=key,
+                    what="work",
+                    reason=reason,
+                    explanation=explanation,
+                    payload=message.body,
+                    attempts=found.deliveries,
+                )
+            else:
+                await self.add_message(
+                    message,
+                    key=key,
+                    what="callback",
+                    reason=reason,
+                    explanation=explanation,
+                    attempts=found.deliveries,
+                )
+
+        return await source.drain_dead_letters(keep, limit=limit)
 
     async def get(self, key: str, conversation: str | None = None) -> DeadLetter | None:
         """The dead letter of this key, or None; without a conversation all are looked through.
