@@ -223,7 +223,8 @@ class AzureServices:
             raise SettingsError(missing_connection(SERVICE_BUS, "fullyQualifiedNamespace", "Service Bus"))
         from agent_core.hosting.sqlite_queue import SqliteQueue
 
-        return SqliteQueue(settings.local_data / "queues.db", name, now=clock.now)
+        sessions = name_setting == "CALLBACK_QUEUE" and settings.callback_sessions
+        return SqliteQueue(settings.local_data / "queues.db", name, now=clock.now, requires_session=sessions)
 
     def _managed_identity(self, prefix: str) -> ManagedIdentityCredential:
         return ManagedIdentityCredential(self.settings.get(f"{prefix}__clientId"), clock.now)
