@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -231,11 +232,18 @@ class AzureServices:
 
     async def drain_dead_letters(self, letters: DeadLetters) -> int:
         """Take over what the two queues put aside by themselves; returns how much. Raises like `DeadLetters.drain`."""
-        drained = 0
-        for setting, queue in (("CALLBACK_QUEUE", self.callbacks), ("WORK_QUEUE", self.queue)):
-            source = cast(DeadLetterQueue, queue)
-            drained += await letters.drain(source, self.settings.require(setting), is_work=queue is self.queue)
-        return drained
+        names = [self.settings.require(name) for name in ("CALLBACK_QUEUE", "WORK_QUEUE")]
+        callbacks, work = cast(DeadLetterQueue, self.callbacks), cast(DeadLetterQueue, self.queue)
+        # At once: an empty queue is asked for a second or two.
+        drained = await asyncio.gather(
+            letters.drain(callbacks, names[0], is_work=False),
+            letters.drain(work, names[1], is_work=True),
+            return_exceptions=True,
+        )
+        for each in drained:
+            if isinstance(each, BaseException):
+                raise each
+        return sum(each for each in drained if isinstance(each, int))
 
     async def close(self) -> None:
         """Let go of what is open; each service opens again if it is used again."""

@@ -18,7 +18,8 @@ from agent_core.proactive.queue import Property, QueueMessage, Undeliverable
 
 # An empty queue says nothing at all; what is there comes at once.
 _WAIT_SECONDS = 1.0
-_CLOSE_SECONDS = 1.0
+# The SDK's receivers look once a second whether they are to end.
+_CLOSE_SECONDS = 3.0
 _BATCH = 20
 # These two stand among the publisher's own properties in a dead letter.
 _REASONS = ("DeadLetterReason", "DeadLetterErrorDescription")
@@ -37,19 +38,20 @@ async def drain(
     Args:
         within: for each exchange with the service.
     """
-    seconds, drained = within.total_seconds(), 0
+    seconds, seen, drained = within.total_seconds(), 0, 0
     receiver = client.get_queue_receiver(queue_name, sub_queue=ServiceBusSubQueue.DEAD_LETTER)
     try:
-        while drained < limit:
+        while seen < limit:
             async with asyncio.timeout(seconds):
-                batch = await receiver.receive_messages(min(_BATCH, limit - drained), max_wait_time=_WAIT_SECONDS)
+                batch = await receiver.receive_messages(min(_BATCH, limit - seen), max_wait_time=_WAIT_SECONDS)
+            seen += len(batch)
             for message in batch:
                 await keep(_undeliverable(message))
                 # Kept too late, it comes again, and is the same dead letter.
                 with suppress(MessageLockLostError):
                     async with asyncio.timeout(seconds):
                         await receiver.complete_message(message)
-                drained += 1
+                    drained += 1
             if not batch:
                 break
     except TimeoutError:
