@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import logging
-import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from agent_core.errors import DeadLetterAmbiguous, DocumentChanged, InvalidCallback, NotReplayable
+from agent_core.proactive.dead_letter_payload import bytes_of, text_of, without_tickets
 from agent_core.proactive.queue import DeadLetterQueue, Queue, QueueMessage, Undeliverable
 from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import (
@@ -36,13 +33,6 @@ DECIDED = int(timedelta(days=14).total_seconds())
 DRAINED_AT_ONCE = 100
 
 logger = logging.getLogger(__name__)
-
-_BASE64 = "base64:"
-_REDACTED = "(redacted)"
-# The second may hold the first.
-_SECRETS = ("ticket", "data_base64")
-# A ticket is a capability: who has it may continue the conversation. Here it is found also where the JSON is broken.
-_TICKET = re.compile(rb'("(?:ticket|data_base64)"\s*:\s*")(?:[^"\\]|\\.)*')
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +70,7 @@ class DeadLetter:
             "conversation": self.conversation,
             "attempts": self.attempts,
             "created": time_text(self.created),
-            "payload": _text(_without_tickets(_bytes(self.payload))),
+            "payload": text_of(without_tickets(bytes_of(self.payload))),
         }
 
     def matches(self, reason: str | None, what: str | None) -> bool:
@@ -133,7 +123,7 @@ class DeadLetters:
                 "explanation": explanation,
                 "attempts": attempts,
                 "created": time_text(self._now()),
-                "payload": _text(payload),
+                "payload": text_of(payload),
                 "header": header,
             },
         )
@@ -339,7 +329,7 @@ def message_of(item: WorkItem) -> QueueMessage:
     """The message as it first came, of work that is to look at it again."""
     header = item.payload["header"]
     return QueueMessage(
-        body=_bytes(item.payload["body"]),
+        body=bytes_of(item.payload["body"]),
         message_id=header["messageId"],
         content_type=header["contentType"],
         subject=header["subject"],
@@ -356,7 +346,7 @@ def _work_of(letter: DeadLetter) -> WorkItem:
     if letter.header is not None:
         return WorkItem("message", letter.key, {"header": letter.header, "body": letter.payload})
     try:
-        return WorkItem.from_message(QueueMessage(_bytes(letter.payload), letter.key))
+        return WorkItem.from_message(QueueMessage(bytes_of(letter.payload), letter.key))
     except InvalidCallback as error:
         raise NotReplayable("It is no work of the agent's, whoever put it on the work queue: discard it") from error
 
@@ -374,41 +364,3 @@ def _from_body(body: JsonObject) -> DeadLetter:
         attempts=body["attempts"],
         header=body.get("header"),
     )
-
-
-def _text(payload: bytes) -> str:
-    try:
-        text = payload.decode()
-    except UnicodeDecodeError:
-        text = _BASE64
-    return _BASE64 + base64.b64encode(payload).decode() if text.startswith(_BASE64) else text
-
-
-def _bytes(text: str) -> bytes:
-    if not text.startswith(_BASE64):
-        return text.encode()
-    try:
-        return base64.b64decode(text.removeprefix(_BASE64), validate=True)
-    except (binascii.Error, ValueError):
-        return text.encode()
-
-
-def _without_tickets(payload: bytes) -> bytes:
-    try:
-        value = json.loads(payload)
-        hidden = _hidden(value)
-        return payload if hidden == value else json.dumps(hidden, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    except (ValueError, RecursionError):
-        return _TICKET.sub(rb"\g<1>" + _REDACTED.encode(), payload)
-
-
-def _hidden(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _REDACTED if name in _SECRETS else _hidden(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_hidden(each) for each in value]
-    if isinstance(value, str) and '"ticket"' in value:
-        # JSON within JSON: a message that is to be looked at again.
-        inner = _TICKET.sub(rb"\g<1>" + _REDACTED.encode(), value.encode("utf-8", "surrogatepass"))
-        return inner.decode("utf-8", "surrogatepass")
-    return value

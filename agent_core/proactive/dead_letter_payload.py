@@ -1,0 +1,57 @@
+"""The payload of a dead letter: bytes kept as text, and shown without the tickets in it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from typing import Any
+
+_BASE64 = "base64:"
+_REDACTED = "(redacted)"
+# The second may hold the first.
+_SECRETS = ("ticket", "data_base64")
+# A ticket is a capability: who has it may continue the conversation. Here it is found also where the JSON is broken.
+_TICKET = re.compile(rb'("(?:ticket|data_base64)"\s*:\s*")(?:[^"\\]|\\.)*')
+
+
+def text_of(payload: bytes) -> str:
+    """UTF-8 as it is, and what is none in Base64 behind a mark."""
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        text = _BASE64
+    return _BASE64 + base64.b64encode(payload).decode() if text.startswith(_BASE64) else text
+
+
+def bytes_of(text: str) -> bytes:
+    """What `text_of` was given."""
+    if not text.startswith(_BASE64):
+        return text.encode()
+    try:
+        return base64.b64decode(text.removeprefix(_BASE64), validate=True)
+    except (binascii.Error, ValueError):
+        return text.encode()
+
+
+def without_tickets(payload: bytes) -> bytes:
+    """For people and programs to look at: tickets are redacted, in broken JSON too."""
+    try:
+        value = json.loads(payload)
+        hidden = _hidden(value)
+        return payload if hidden == value else json.dumps(hidden, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    except (ValueError, RecursionError):
+        return _TICKET.sub(rb"\g<1>" + _REDACTED.encode(), payload)
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _REDACTED if name in _SECRETS else _hidden(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_hidden(each) for each in value]
+    if isinstance(value, str) and '"ticket"' in value:
+        # JSON within JSON: a message that is to be looked at again.
+        inner = _TICKET.sub(rb"\g<1>" + _REDACTED.encode(), value.encode("utf-8", "surrogatepass"))
+        return inner.decode("utf-8", "surrogatepass")
+    return value
