@@ -69,7 +69,11 @@ async def messages(req: func.HttpRequest) -> func.HttpResponse:
 
 # BINARY, or else the keys of a JSON body overwrite the message's own.
 @app.service_bus_queue_trigger(
-    "message", connection="ServiceBusConnection", queue_name="%CALLBACK_QUEUE%", data_type=func.DataType.BINARY
+    "message",
+    connection="ServiceBusConnection",
+    queue_name="%CALLBACK_QUEUE%",
+    data_type=func.DataType.BINARY,
+    is_sessions_enabled=services.settings.callback_sessions,
 )
 async def callbacks(message: func.ServiceBusMessage) -> None:
     """An external system is done: continue the conversation. Raising means: deliver it again."""

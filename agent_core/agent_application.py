@@ -23,8 +23,9 @@ from agent_core.errors import (
 from agent_core.proactive.awaiting_sign_in import AwaitingSignIn
 from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations
+from agent_core.proactive.continuing_later import ContinuingLater
 from agent_core.proactive.conversations import Conversations
-from agent_core.proactive.dead_letters import DeadLetters
+from agent_core.proactive.dead_letters import DeadLetters, message_of
 from agent_core.proactive.deliveries import Deliveries
 from agent_core.proactive.delivery import Delivery
 from agent_core.proactive.directory import ConversationDirectory
@@ -82,7 +83,7 @@ class AgentApplication:
         notifications: speak at a time.
         conversations: the conversations by user, team, channel and status: listed, counted, deleted.
         user_data: everything about a user, to be deleted.
-        dead_letters: what could not be delivered, with the reasons.
+        dead_letters: what could not be delivered, with the reasons; replay or discard it.
         tickets: what admits callbacks, None if each one is admitted.
     """
 
@@ -108,7 +109,7 @@ class AgentApplication:
         self._routes = Routes()
         self._error_handler: ErrorHandler | None = None
         self._continuations = Continuations()
-        self.dead_letters = DeadLetters(store, adapter.now)
+        self.dead_letters = DeadLetters(store, adapter.now, queue)
         self._late_saves = LateSaves(store, queue, self.dead_letters, now=adapter.now, new_id=adapter.new_id)
         self._conversations = Conversations(store, queue, self._late_saves, now=adapter.now)
         self.conversations = ConversationDirectory(store, self._conversations)
@@ -129,7 +130,9 @@ class AgentApplication:
             Throttle(store, adapter.now),
             now=adapter.now,
         )
-        self._expected = ExpectedCallbacks(store, self._continuations, tickets, now=adapter.now, new_id=new_id)
+        schedules = Schedules(store)
+        later = ContinuingLater(schedules, queue, self._continuations, now=adapter.now, new_id=new_id)
+        self._expected = ExpectedCallbacks(store, self._continuations, tickets, later, now=adapter.now, new_id=new_id)
         self.proactive = Proactive(
             adapter,
             self._conversations,
@@ -148,7 +151,7 @@ class AgentApplication:
             now=adapter.now,
         )
         self.notifications = Notifications(
-            Schedules(store),
+            schedules,
             queue,
             self._conversations,
             self._continuations,
@@ -401,6 +404,8 @@ class AgentApplication:
     async def _work_on(self, item: WorkItem) -> None:
         if item.kind == "callback":
             await self._callbacks.work_on(item)
+        elif item.kind == "message":
+            await self._callbacks.receive(message_of(item))
         elif item.kind == "occurrence":
             await self.notifications.work_on(item)
         elif item.kind == "lifecycle":

@@ -24,6 +24,8 @@ AgentError
 ├── InvalidCallback          a queue message that no retry can make right: it becomes a dead letter
 ├── NotSent                  an HTTP request surely never left
 ├── NoAnswer                 an HTTP request left, or may have, and no usable answer came
+├── DeadLetterAmbiguous      several conversations have a dead letter of that key: name the conversation
+├── NotReplayable            a dead letter that would end as it did, or does not fit: publish anew, or discard it
 ├── SignInRequired           a user's token is needed and there is none: let it out of the handler
 ├── SignInFailed             a user did not come to sign in: told to `@agent.sign_in_failure`
 ├── ConsentRequired          the user must first allow that his token is exchanged
@@ -327,3 +329,11 @@ class StoreUnavailable(StoreError):
 
 class QueueUnavailable(AgentError):
     """The queue was not reached; the message may or may not have been taken. Sending the same id again is safe."""
+
+
+class DeadLetterAmbiguous(AgentError):
+    """Two conversations have a dead letter of one key, as two publishers may use one id."""
+
+
+class NotReplayable(AgentError):
+    """Doing this again as it is cannot help; the message says what can."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import azure.functions as func
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +44,16 @@ def test_the_host_finds_the_triggers_with_their_settings() -> None:
         assert binding["dataType"] == "BINARY"
     (timer,) = functions["notifications"]
     assert (timer["type"], timer["schedule"]) == ("timerTrigger", "%NOTIFICATION_SCHEDULE%")
+
+
+@pytest.mark.parametrize(("said", "sessions"), [("true", True), ("False", False), ("", False)])
+def test_one_setting_lets_the_callbacks_come_in_sessions(
+    said: str, sessions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLBACK_SESSIONS", said)
+    functions = indexed()
+    assert bool(functions["callbacks"][0].get("isSessionsEnabled")) is sessions
+    assert not functions["work"][0].get("isSessionsEnabled")
 
 
 def test_every_setting_that_a_binding_names_is_in_the_sample_settings() -> None:

@@ -15,13 +15,11 @@ from typing import Any
 
 from agent_core.activity.activity_types import CallbackTypes
 from agent_core.activity.json_text import dump
-from agent_core.cli import conversations, import_conversations, users
+from agent_core.cli import conversations, dead_letters, import_conversations, users
 from agent_core.errors import AgentError, SettingsError
-from agent_core.hosting import clock
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.settings import SERVICE_BUS, Settings
 from agent_core.proactive.callback_message import Callback, session_id
-from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.queue import QueueMessage
 
 
@@ -66,10 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--id", help="the callback's own id: publishing the same id twice has one effect")
     publish.set_defaults(run=_publish)
 
-    dead_letters = commands.add_parser("dead-letters", help="list what could not be done, with the reasons")
-    dead_letters.add_argument("action", nargs="?", choices=["list"], default="list")
-    dead_letters.add_argument("--json", action="store_true", help="one JSON object a line, payloads included")
-    dead_letters.set_defaults(run=_list_dead_letters)
+    dead_letters.register(commands)
 
     conversations_parser = commands.add_parser("conversations", help="what the agent knows of its conversations")
     actions = conversations_parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -134,18 +129,3 @@ async def _publish(options: argparse.Namespace, services: AzureServices) -> None
     await services.callbacks.send(message)
     named = callback.continuation or "a notification"
     print(f"Published {named!r} as {callback_id} to {settings.get('CALLBACK_QUEUE')}")
-
-
-async def _list_dead_letters(options: argparse.Namespace, services: AzureServices) -> None:
-    found = False
-    async for letter in DeadLetters(services.store, clock.now).list():
-        found = True
-        if options.json:
-            print(json.dumps(letter.to_dict(), ensure_ascii=False))
-        else:
-            print(
-                f"{letter.created:%Y-%m-%d %H:%M:%S}Z  {letter.reason:<22} {letter.what}  "
-                f"conversation {letter.conversation or '-'!r}  key {letter.key!r}\n    {letter.explanation}"
-            )
-    if not found and not options.json:
-        print("No dead letters.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -13,7 +14,8 @@ from agent_core.errors import SettingsError
 from agent_core.hosting import clock
 from agent_core.hosting.managed_identity import ManagedIdentityCredential
 from agent_core.hosting.settings import CLIENT_ID, COSMOS, SERVICE_BUS, Settings, missing_connection
-from agent_core.proactive.queue import Queue
+from agent_core.proactive.dead_letters import DeadLetters
+from agent_core.proactive.queue import DeadLetterQueue, Queue
 from agent_core.proactive.tickets import Tickets
 from agent_core.store.document_store import DocumentStore
 
@@ -223,10 +225,26 @@ class AzureServices:
             raise SettingsError(missing_connection(SERVICE_BUS, "fullyQualifiedNamespace", "Service Bus"))
         from agent_core.hosting.sqlite_queue import SqliteQueue
 
-        return SqliteQueue(settings.local_data / "queues.db", name, now=clock.now)
+        sessions = name_setting == "CALLBACK_QUEUE" and settings.callback_sessions
+        return SqliteQueue(settings.local_data / "queues.db", name, now=clock.now, requires_session=sessions)
 
     def _managed_identity(self, prefix: str) -> ManagedIdentityCredential:
         return ManagedIdentityCredential(self.settings.get(f"{prefix}__clientId"), clock.now)
+
+    async def drain_dead_letters(self, letters: DeadLetters) -> int:
+        """Take over what the two queues put aside by themselves; returns how much. Raises like `DeadLetters.drain`."""
+        names = [self.settings.require(name) for name in ("CALLBACK_QUEUE", "WORK_QUEUE")]
+        callbacks, work = cast(DeadLetterQueue, self.callbacks), cast(DeadLetterQueue, self.queue)
+        # At once: an empty queue is asked for a second or two.
+        drained = await asyncio.gather(
+            letters.drain(callbacks, names[0], is_work=False),
+            letters.drain(work, names[1], is_work=True),
+            return_exceptions=True,
+        )
+        for each in drained:
+            if isinstance(each, BaseException):
+                raise each
+        return sum(each for each in drained if isinstance(each, int))
 
     async def close(self) -> None:
         """Let go of what is open; each service opens again if it is used again."""

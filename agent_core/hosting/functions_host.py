@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import azure.functions as func
 
 from agent_core.agent_application import AgentApplication
 from agent_core.channel.cloud_adapter import HttpRequest
-from agent_core.errors import SettingsError
+from agent_core.errors import QueueUnavailable, SettingsError, StoreError
 from agent_core.hosting import clock
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.settings import TICKETS
 from agent_core.proactive.queue import Property, QueueMessage
+
+logger = logging.getLogger(__name__)
 
 
 class FunctionsHost:
@@ -44,8 +47,16 @@ class FunctionsHost:
         await self._agent.do_work(_message(message))
 
     async def send_due_notifications(self) -> None:
-        """The timer's tick: hand every notification that is due over to the work queue."""
+        """The timer's tick: hand every notification that is due over to the work queue.
+
+        Beside that, what the queues put aside by themselves becomes dead letters of ours, which can be decided about.
+        """
         await self._agent.notifications.send_due(clock.now())
+        try:
+            await self.services.drain_dead_letters(self._agent.dead_letters)
+        except (QueueUnavailable, StoreError) as error:
+            # The tick has done what it is for; the next one tries again.
+            logger.warning("What the queues put aside stays there for now: %s", error)
 
 
 def _request(request: func.HttpRequest) -> HttpRequest:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from agent_core.errors import QueueUnavailable, SettingsError
-from agent_core.proactive.queue import QueueMessage
+from agent_core.proactive.queue import QueueMessage, Undeliverable
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusMessage
@@ -100,6 +101,12 @@ class ServiceBusQueue:
             raise QueueUnavailable(
                 f"Service Bus did not take message {message.message_id} on {self._queue_name!r}: {error}"
             ) from error
+
+    async def drain_dead_letters(self, keep: Callable[[Undeliverable], Awaitable[None]], *, limit: int) -> int:
+        """See `DeadLetterQueue`. A connection of its own, closed at the end: once a minute it is not worth keeping."""
+        from agent_core.hosting.service_bus_dead_letters import drain
+
+        return await drain(self._connection.open_client(), self._queue_name, keep, limit=limit, within=self._timeout)
 
     async def close(self) -> None:
         """Close the connection, after a send that is under way. A later send opens it again."""

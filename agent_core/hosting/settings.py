@@ -31,6 +31,8 @@ TOKEN_SERVICE = "AGENT_TOKEN_SERVICE"
 # What names the OAuth connections of the Azure Bot, in the Agents SDK's words; the handler's name stands in between.
 OAUTH_HANDLERS = "AGENTAPPLICATION__USERAUTHORIZATION__HANDLERS"
 
+SESSIONS = "CALLBACK_SESSIONS"
+
 TICKETS = "AGENT_CALLBACK_TICKETS"
 TICKET_KEYS = "AGENT_TICKET_KEYS"
 # A key that can be guessed signs nothing.
@@ -196,6 +198,17 @@ class Settings:
         return self.has_connection(SERVICE_BUS, "fullyQualifiedNamespace")
 
     @property
+    def callback_sessions(self) -> bool:
+        """Whether the callback queue has sessions, and so gives the messages of a conversation one after the other.
+
+        SettingsError if the setting says neither `true` nor `false`.
+        """
+        said = (self.get(SESSIONS) or "false").lower()
+        if said not in ("true", "false"):
+            raise SettingsError(f"The setting {SESSIONS} is {said!r}; use true or false")
+        return said == "true"
+
+    @property
     def ticket_mode(self) -> TicketMode:
         """Whether callbacks need a ticket: in Azure they do, unless the setting says otherwise."""
         said = (self.get(TICKETS) or ("optional" if self.development else "required")).lower()
@@ -231,6 +244,7 @@ class Settings:
             lambda: self.private_hosts,
             lambda: self.callers,
             lambda: self.tenants,
+            lambda: self.callback_sessions,
         ):
             try:
                 read()

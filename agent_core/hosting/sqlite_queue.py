@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,7 +24,7 @@ from agent_core.hosting.queued_message import (
     moment_after,
     to_micros,
 )
-from agent_core.proactive.queue import QueueMessage
+from agent_core.proactive.queue import QueueMessage, Undeliverable
 from agent_core.store.sqlite_file import SqliteFile
 
 T = TypeVar("T")
@@ -255,6 +255,16 @@ class SqliteQueue:
     async def delete_dead_letter(self, dead_letter: DeadLetter) -> None:
         """A received dead letter is dealt with and goes. Raises LockLost if its lock has expired."""
         await self._settle(dead_letter, "DELETE FROM messages")
+
+    async def drain_dead_letters(self, keep: Callable[[Undeliverable], Awaitable[None]], *, limit: int) -> int:
+        """See `DeadLetterQueue`."""
+        received = await self.receive_dead_letters(limit)
+        for each in received:
+            await keep(
+                Undeliverable(each.message, each.sequence_number, each.reason, each.description, each.delivery_count)
+            )
+            await self.delete_dead_letter(each)
+        return len(received)
 
     async def close(self) -> None:
         await self._file.close()

@@ -12,6 +12,7 @@ from agent_core.activity.conversation_reference import split_channel_id
 from agent_core.errors import AgentError, ContinuationNotFound, InvalidCallback
 from agent_core.proactive.callback_message import Callback
 from agent_core.proactive.continuations import Continuations
+from agent_core.proactive.continuing_later import ContinuingLater
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
@@ -29,13 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 class ExpectedCallbacks:
-    """The callbacks that turns wait for."""
+    """The callbacks that turns wait for, and what they leave for later."""
 
     def __init__(
         self,
         store: DocumentStore,
         continuations: Continuations,
         tickets: Tickets,
+        later: ContinuingLater,
         *,
         now: Callable[[], datetime],
         new_id: Callable[[], str],
@@ -43,6 +45,8 @@ class ExpectedCallbacks:
         self._store = store
         self._continuations = continuations
         self._tickets = tickets
+        # See `TurnContext.continue_later`.
+        self.continue_later = later.add
         self._now = now
         self._new_id = new_id
 
@@ -137,7 +141,11 @@ class CallbackReceiver:
         try:
             callback = Callback.from_message(message)
         except InvalidCallback as error:
-            await self._refuse(f"callback:{message.message_id}", message.body, error.reason, error)
+            key = f"callback:{message.message_id}"
+            logger.warning("Delivery: callback dead (%s), key %r: %s", error.reason, key, error)
+            await self._dead_letters.add_message(
+                message, key=key, what="callback", reason=error.reason, explanation=str(error)
+            )
             return
         logger.info(
             "Callback %s, key %r, correlation %r, trace %r",

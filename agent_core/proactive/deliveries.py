@@ -27,7 +27,7 @@ from agent_core.proactive.awaiting_sign_in import WAITS_FOR, AwaitingSignIn
 from agent_core.proactive.claims import Mark, TakenOver
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
-from agent_core.proactive.dead_letters import DeadLetters
+from agent_core.proactive.dead_letters import UNDECIDED, DeadLetters
 from agent_core.proactive.delivery import Delivery
 from agent_core.proactive.ledger import (
     Claim,
@@ -339,7 +339,8 @@ class Deliveries:
         )
         if delivery.claim is not None:
             await delivery.let_go()
-            await self._ledger.end(delivery.claim, status, reason=reason, steps=delivery.steps)
+            # The record tells a replay what was sent; so it stays as long as the dead letter may.
+            await self._ledger.end(delivery.claim, status, reason=reason, steps=delivery.steps, ttl=UNDECIDED)
 
 
 def _is_its_own(delivery: Delivery, error: ConversationNotFound | ConversationSuspended) -> bool:

@@ -88,6 +88,7 @@ class Delivery:
         A stream is a message from its first update on. Where a placeholder waits, or something was sent before, there
         is none: only a message that comes at once can edit the one, or be left out like the other.
         """
+        context.work_key = self.item.key
         if self.steps or (self.placeholder is not None and context.channel.supports_update):
             context.buffer_streams()
 

@@ -23,7 +23,6 @@ from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.schedules import Schedule, Schedules
 from agent_core.proactive.work import WorkItem
-from agent_core.store.document_store import time_text
 from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import Handler, TurnState
 
@@ -121,8 +120,7 @@ class Notifications:
         handed_over = 0
         async for document in self._schedules.due(now):
             schedule = Schedule.from_document(document)
-            payload = {"schedule": schedule.id, "due": time_text(schedule.due)}
-            await self._queue.send(WorkItem("occurrence", schedule.key, payload).to_message())
+            await self._queue.send(schedule.occurrence().to_message())
             try:
                 await self._schedules.settle(document, "handed over")
             except DocumentChanged:

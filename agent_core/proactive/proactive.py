@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from agent_core.activity.activity import CONTINUE_CONVERSATION, CREATE_CONVERSATION, Activity, continuation_activity
@@ -145,6 +146,20 @@ class Proactive:
             context, known=known, user=user, marks=marks, even_if_suspended=even_if_suspended
         ):
             await self._adapter.run_turn(context, logic, on_error)
+
+    async def continue_later(
+        self, conversation: Conversation | str, continuation: str, value: Any = None, *, delay: timedelta
+    ) -> str:
+        """Run `@agent.continuation(continuation)` in a stored conversation after a while; each call does so once.
+
+        See `TurnContext.continue_later`.
+
+        Raises:
+            ConversationNotFound: no conversation is stored under that id.
+        """
+        if isinstance(conversation, str):
+            conversation = await self._conversations.find(conversation)
+        return await self._callbacks.continue_later(conversation.reference, continuation, value, delay, None)
 
     async def create_conversation(
         self,

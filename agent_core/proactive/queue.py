@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -46,3 +46,35 @@ class Queue(Protocol):
 
     async def close(self) -> None:
         """Let go of connections and files. The queue opens them again if it is used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undeliverable:
+    """A message that the queue itself put aside: delivered too often, or expired.
+
+    Attributes:
+        number: the queue's own number of it, unique in its dead-letter queue.
+    """
+
+    message: QueueMessage
+    number: int
+    reason: str
+    description: str
+    deliveries: int
+
+
+class DeadLetterQueue(Protocol):
+    """The receiving side of what one queue put aside."""
+
+    async def drain_dead_letters(self, keep: Callable[[Undeliverable], Awaitable[None]], *, limit: int) -> int:
+        """Hand up to `limit` of them over, one after the other; each goes when `keep` has returned.
+
+        One that `keep` raised for, or that the process died with, comes again. Of two callers at once each gets others.
+
+        Returns:
+            How many went.
+
+        Raises:
+            QueueUnavailable: the queue was not reached.
+            Exception: what `keep` raised.
+        """

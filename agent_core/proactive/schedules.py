@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import (
     SCHEDULES,
     Document,
@@ -45,6 +46,10 @@ class Schedule:
     def key(self) -> str:
         """The key of this occurrence's delivery: a timer that fires twice names the same one twice."""
         return f"schedule:{self.id}:{time_text(self.due)}"
+
+    def occurrence(self) -> WorkItem:
+        """What delivers it, from the work queue."""
+        return WorkItem("occurrence", self.key, {"schedule": self.id, "due": time_text(self.due)})
 
     def to_document(self) -> JsonObject:
         """The JSON object to store."""

@@ -17,8 +17,8 @@ from agent_core.turn.claims_identity import ClaimsIdentity
 
 SLACK_TOKEN = "ApiToken"
 
-Kind = Literal["callback", "lifecycle", "occurrence", "save", "sign_in", "turn"]
-KINDS: tuple[Kind, ...] = ("callback", "lifecycle", "occurrence", "save", "sign_in", "turn")
+Kind = Literal["callback", "lifecycle", "message", "occurrence", "save", "sign_in", "turn"]
+KINDS: tuple[Kind, ...] = ("callback", "lifecycle", "message", "occurrence", "save", "sign_in", "turn")
 
 # How long after which failed attempt the next one is made; after the last, the work is a dead letter.
 LADDER = tuple(timedelta(seconds=seconds) for seconds in (1, 5, 30, 120, 600, 3600))
@@ -31,6 +31,8 @@ class WorkItem:
     Attributes:
         key: what makes it the same work: a second item of the same key has no second effect.
         scope: in what the key is unique, such as a conversation's id; empty where it is unique everywhere.
+        round: which replay this is, empty for none. Its messages have ids of their own, or the queue would drop them
+            as duplicates of those before.
         payload: what the kind needs, as JSON.
         attempt: 1 for the first; waiting because the channel throttles does not count.
         wait: how often it was put back without counting as an attempt.
@@ -42,6 +44,7 @@ class WorkItem:
     attempt: int = 1
     wait: int = 0
     scope: str = ""
+    round: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The item as JSON."""
@@ -52,6 +55,7 @@ class WorkItem:
             "attempt": self.attempt,
             "wait": self.wait,
             "scope": self.scope,
+            "round": self.round,
         }
 
     @property
@@ -70,7 +74,7 @@ class WorkItem:
         digest = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()[:40]
         return QueueMessage(
             body,
-            message_id=f"{self.kind}-{digest}-{self.attempt}-{self.wait}",
+            message_id=f"{self.kind}-{digest}-{self.attempt}-{self.wait}" + (f"-{self.round}" if self.round else ""),
             subject=self.kind,
             scheduled_enqueue_time=at,
         )
@@ -89,7 +93,8 @@ class WorkItem:
     def from_dict(cls, body: dict[str, Any]) -> WorkItem:
         """Like `from_message`, of the parsed body."""
         kind, key, payload = body.get("kind"), body.get("key"), body.get("payload")
-        attempt, wait, scope = body.get("attempt"), body.get("wait"), body.get("scope", "")
+        attempt, wait = body.get("attempt"), body.get("wait")
+        scope, round_ = body.get("scope", ""), body.get("round", "")
         if (
             kind not in KINDS
             or not isinstance(key, str)
@@ -97,12 +102,13 @@ class WorkItem:
             or not isinstance(attempt, int)
             or not isinstance(wait, int)
             or not isinstance(scope, str)
+            or not isinstance(round_, str)
         ):
             raise InvalidCallback(
                 "The work queue is for what the agent sends itself; publish callbacks to the callback queue",
                 reason="NotWork",
             )
-        return cls(kind, key, payload, attempt, wait, scope)
+        return cls(kind, key, payload, attempt, wait, scope, round_)
 
     def next_attempt(self) -> tuple[WorkItem, timedelta] | None:
         """The item to try next and how long to wait, or None when it was tried often enough."""
@@ -113,6 +119,10 @@ class WorkItem:
     def put_back(self) -> WorkItem:
         """The same attempt, later."""
         return replace(self, wait=self.wait + 1)
+
+    def replayed(self, round_: str) -> WorkItem:
+        """The same work, from its first attempt, in a new round of messages."""
+        return replace(self, attempt=1, wait=0, round=round_)
 
 
 def turn_payload(activity: Activity, identity: ClaimsIdentity) -> dict[str, Any]:

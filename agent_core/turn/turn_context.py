@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -87,7 +88,7 @@ class CallbackTicket(Protocol):
 
 
 class Callbacks(Protocol):
-    """Where a turn says that an external system will continue it."""
+    """Where a turn says what will continue it: an external system, or time."""
 
     async def expect(
         self,
@@ -99,6 +100,11 @@ class Callbacks(Protocol):
         valid_for: timedelta,
     ) -> CallbackTicket:
         """Remember, durably, that this callback is to come."""
+
+    async def continue_later(
+        self, reference: ConversationReference, continuation: str, value: Any, delay: timedelta, once: str | None
+    ) -> str:
+        """Remember, durably, that this continuation is to run after the delay; `once` names the call."""
 
 
 class TurnContext:
@@ -113,6 +119,7 @@ class TurnContext:
         handled_by: the name of the handler that was chosen, None if there was none.
         responded: whether something was sent.
         proactive: the agent itself began this turn; `activity` is then a continuation event that no channel sent.
+        work_key: the same whenever this turn is run again, None if nobody knows what it is a repetition of.
     """
 
     def __init__(
@@ -138,6 +145,8 @@ class TurnContext:
         self.handled_by: str | None = None
         self.responded = False
         self.proactive = proactive
+        self.work_key = self.activity.id
+        self._continued_later = 0
         self._sender = sender
         self._callbacks = callbacks
         self._user_tokens = user_tokens
@@ -348,6 +357,37 @@ class TurnContext:
         return await self._callbacks.expect(
             self, continuation, replaces=replaces.id if replaces else None, kinds=kinds, valid_for=valid_for
         )
+
+    async def continue_later(self, continuation: str, value: Any = None, *, delay: timedelta) -> str:
+        """Run `@agent.continuation(continuation)` in this conversation after a while.
+
+            await context.continue_later("remind", {"order": 7}, delay=timedelta(minutes=10))
+
+        It is a schedule like those of `agent.notifications`, and survives when this returns, even if the turn fails
+        after that. Up to a day it comes from the queue, to the second; longer delays come with the timer, to the
+        minute. A turn that is run again, because it failed or died, does not leave it twice: its first call counts, the
+        second call of a turn is another one.
+
+        Args:
+            value: JSON, what the continuation finds in `context.activity.value`.
+
+        Returns:
+            The id for `agent.notifications.cancel`.
+
+        Raises:
+            ContinuationNotFound: no continuation has that name.
+            ValueError: the delay is below zero.
+            StoreUnavailable: it may not be stored.
+        """
+        self._check_running()
+        if self._callbacks is None:
+            raise NotSupported("This context was built without callbacks; run the turn through an AgentApplication")
+        self._continued_later += 1
+        reference, once = self.conversation, None
+        if self.work_key is not None:
+            parts = (reference.channel or "", reference.conversation_id, self.activity.type or "", self.work_key)
+            once = json.dumps([*parts, self._continued_later])
+        return await self._callbacks.continue_later(reference, continuation, value, delay, once)
 
     @property
     def is_personal(self) -> bool:

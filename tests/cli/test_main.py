@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from agent_core.hosting import clock
 from agent_core.hosting.sqlite_queue import SqliteQueue
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.tickets import Ticket, Tickets
+from agent_core.proactive.work import WorkItem
 from agent_core.store.sqlite_store import SqliteStore
 
 
@@ -221,3 +223,97 @@ def test_wrong_use_is_answered_with_the_right_one(arguments: list[str], capsys: 
         main(arguments)
     assert ended.value.code == 2
     assert "usage: python -m agent_core" in capsys.readouterr().err
+
+
+def _with_dead_letters(data: Path) -> None:
+    work = WorkItem("callback", "callback:a", {"body": {"conversationId": "c", "ticket": "s3cret"}}, scope="c")
+
+    async def add() -> None:
+        store = SqliteStore(data / "documents.db", clock.now)
+        letters = DeadLetters(store, clock.now)
+        for key, reason in (("callback:a", "Unsure"), ("callback:b", "Blocked"), ("work:x", "NotWork")):
+            body = replace(work, key=key).to_message().body if key != "work:x" else b"{}"
+            await letters.add(
+                key=key, what="callback 'x'", reason=reason, explanation="Why", payload=body, conversation="c"
+            )
+        await store.close()
+
+    asyncio.run(add())
+
+
+def _queued(data: Path) -> list[WorkItem]:
+    async def receive() -> list[WorkItem]:
+        queue = SqliteQueue(data / "queues.db", "agent-work", now=clock.now)
+        messages = await queue.receive(10)
+        await queue.close()
+        return [WorkItem.from_message(each.message) for each in messages]
+
+    return asyncio.run(receive())
+
+
+def _keys(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    assert main(["dead-letters", *arguments, "--json"]) == 0
+    return [json.loads(line)["key"] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_dead_letters_are_filtered_and_shown_without_their_tickets(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """P6.12"""
+    _with_dead_letters(data)
+    assert _keys(capsys, "list") == _keys(capsys) == ["callback:a", "callback:b", "work:x"]
+    assert _keys(capsys, "list", "--reason", "Blocked") == _keys(capsys, "--reason", "Blocked") == ["callback:b"]
+    assert _keys(capsys, "list", "--limit", "1", "--since", "1h", "--what", "callback") == ["callback:a"]
+    assert _keys(capsys, "list", "--since", "2999-01-01") == []
+    assert _keys(capsys, "list", "--conversation", "d") == []
+    for options in ([], ["--json"], ["--conversation", "c"]):
+        assert main(["dead-letters", "show", "callback:a", *options]) == 0
+        shown = capsys.readouterr().out
+        assert "Unsure" in shown
+        assert "(redacted)" in shown
+        assert "s3cret" not in shown
+    assert main(["dead-letters", "show", "callback:z"]) == 1
+    assert "callback:z" in capsys.readouterr().err
+
+
+def test_dead_letters_are_replayed_and_discarded_by_key(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """P6.12: the replay has the ticket that is not shown."""
+    _with_dead_letters(data)
+    assert main(["dead-letters", "replay", "callback:a"]) == 0
+    assert capsys.readouterr().out == "replayed 'callback:a'\n"
+    (item,) = _queued(data)
+    assert (item.key, item.attempt, item.payload["body"]["ticket"]) == ("callback:a", 1, "s3cret")
+    assert main(["dead-letters", "discard", "callback:b", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == "discarded"
+    assert main(["dead-letters", "replay", "work:x"]) == 1
+    assert "refused 'work:x'" in capsys.readouterr().out
+    assert _keys(capsys) == ["work:x"]
+
+
+def test_many_are_decided_about_after_a_confirmation(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """P6.12"""
+    _with_dead_letters(data)
+    for answer in ("", "n\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        assert main(["dead-letters", "discard", "--all-matching", "--reason", "Unsure"]) == 1
+        assert "Discard 1 dead letters?" in capsys.readouterr().err
+    assert len(_keys(capsys)) == 3
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert main(["dead-letters", "replay", "--all-matching", "--reason", "Unsure"]) == 0
+    capsys.readouterr()
+    assert main(["dead-letters", "discard", "--all-matching", "--yes"]) == 0
+    assert main(["dead-letters", "discard", "--all-matching", "--yes"]) == 0
+    assert capsys.readouterr().out.endswith("No dead letters.\n")
+    assert [item.key for item in _queued(data)] == ["callback:a"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["replay"], ["discard", "k", "--all-matching"], ["list", "--since", "soon"], ["list", "--limit", "0"], ["show"]],
+)
+def test_a_decision_needs_to_be_clear(data: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["dead-letters", *arguments])
+    assert ended.value.code == 2

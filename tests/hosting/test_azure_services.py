@@ -19,11 +19,14 @@ from starlette.routing import Route
 
 from agent_core import Activity, TurnContext
 from agent_core.agent_application import AgentApplication
-from agent_core.errors import AttachmentNotAvailable, NotSent, SettingsError
+from agent_core.errors import AttachmentNotAvailable, NotSent, QueueUnavailable, SettingsError
+from agent_core.hosting import clock
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.cosmos_store import CosmosStore
 from agent_core.hosting.functions_host import FunctionsHost
 from agent_core.hosting.settings import CLIENT_ID, CLIENT_SECRET, TENANT_ID, TICKET_KEYS, TICKETS, Settings
+from agent_core.hosting.sqlite_queue import SqliteQueue
+from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.queue import QueueMessage
 from agent_core.store.document_store import CONVERSATIONS
 from tests.serving import serve
@@ -236,3 +239,46 @@ async def test_the_user_token_service_is_called_with_the_agents_own_token(monkey
     monkeypatch.setattr(services._tokens, "token", token)
     assert await client._agent_token(False) == "the agent's"  # type: ignore[attr-defined]  # what it will send
     await services.close()
+
+
+async def test_at_the_timers_tick_what_the_queues_put_aside_becomes_dead_letters(tmp_path: Path) -> None:
+    """P6.12: and a tick at which that fails has still sent what is due."""
+    values = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "AGENT_LOCAL_DATA": str(tmp_path)}
+    services = AzureServices(Settings(values))
+    agent = AgentApplication(services.adapter, services.store, services.queue)
+    host = FunctionsHost(agent, services)
+    for name in ("agent-callbacks", "agent-work"):
+        queue = SqliteQueue(tmp_path / "queues.db", name, now=clock.now)
+        await queue.send(QueueMessage(b"{}", "m1"))
+        (received,) = await queue.receive()
+        await queue.dead_letter(received, "Why", "Because")
+        await queue.close()
+    await host.send_due_notifications()
+    letters = [(letter.what, letter.reason, letter.explanation) async for letter in agent.dead_letters.list()]
+    assert sorted(letters) == [("callback", "Why", "Because"), ("work", "Why", "Because")]
+
+    async def fail(letters: DeadLetters) -> int:
+        raise QueueUnavailable("told to")
+
+    services.drain_dead_letters = fail  # type: ignore[method-assign]  # out of reach
+    await host.send_due_notifications()
+    await services.close()
+
+
+@pytest.mark.parametrize(("said", "sessions"), [("true", True), ("false", False), (None, False)])
+async def test_the_callback_queue_has_sessions_if_the_setting_says_so(
+    tmp_path: Path, said: str | None, sessions: bool
+) -> None:
+    values = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "AGENT_LOCAL_DATA": str(tmp_path)}
+    services = AzureServices(Settings(values if said is None else {**values, "CALLBACK_SESSIONS": said}))
+    if sessions:
+        with pytest.raises(ValueError, match="session id"):
+            await services.callbacks.send(QueueMessage(b"{}", "m1"))
+    await services.callbacks.send(QueueMessage(b"{}", "m1", session_id="s"))
+    await services.queue.send(QueueMessage(b"{}", "m1"))
+    await services.close()
+
+
+def test_a_session_setting_that_says_neither_is_a_problem() -> None:
+    settings = Settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "CALLBACK_SESSIONS": "maybe"})
+    assert any("CALLBACK_SESSIONS" in each for each in settings.problems())

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 
 from agent_core.errors import QueueUnavailable, SettingsError
@@ -279,6 +279,8 @@ class Relay:
         self._target = (host, port)
         self._writers: list[asyncio.StreamWriter] = []
         self._serving: list[asyncio.Task[None] | None] = []
+        self._swallows = False
+        self.swallowed = asyncio.Event()
 
     @property
     def accepted(self) -> int:
@@ -288,18 +290,26 @@ class Relay:
         self._serving.append(asyncio.current_task())
         there_reader, there_writer = await asyncio.open_connection(*self._target)
         self._writers += [writer, there_writer]
-        await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
+        await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer, answers=True))
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
+                if answers and self._swallows:
+                    self.swallowed.set()
+                    continue
                 writer.write(data)
                 await writer.drain()
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
 
+    def swallow_answers(self) -> None:
+        """From now on, until the next cut, the endpoint hears everything and nobody hears the endpoint."""
+        self._swallows = True
+
     def cut(self) -> None:
+        self._swallows = False
         for writer in self._writers:
             writer.transport.abort()
         self._writers.clear()
@@ -309,16 +319,61 @@ class Relay:
         await asyncio.gather(*(task for task in self._serving if task))
 
 
-@needs_service_bus
-@needs_emulator
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of a cut connection the SDK only forgets the socket
-async def test_sends_after_the_connection_was_dropped_all_arrive() -> None:
+async def relayed() -> tuple[Relay, asyncio.Server, str]:
+    """A relay before the endpoint, what listens for it, and the connection string that leads there."""
     endpoint = next(part for part in CONNECTION.split(";") if part.startswith("Endpoint=sb://"))
     address = endpoint.removeprefix("Endpoint=sb://").strip("/")
     host, _, port = address.partition(":")
     relay = Relay(host, int(port or 5672))
     listener = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
-    through = CONNECTION.replace(address, f"127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+    return relay, listener, CONNECTION.replace(address, f"127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+
+
+@needs_service_bus
+@needs_emulator
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of a cut connection the SDK only forgets the socket
+async def test_a_send_whose_answer_was_lost_is_repeated_and_is_on_the_queue_once() -> None:
+    name = named("SERVICE_BUS_TEST_DUPLICATES_QUEUE")
+    relay, listener, through = await relayed()
+    first, ambiguous = new_message(), new_message()
+    async with receiving(name) as receiver:
+        async with opened(through, name) as queue:
+            await queue.send(first)
+            relay.swallow_answers()
+            sending = asyncio.create_task(queue.send(ambiguous))
+            await relay.swallowed.wait()  # the service has it, and said so
+            relay.cut()
+            await sending
+            assert relay.accepted == 2
+        got = await received(receiver, {first.message_id, ambiguous.message_id})
+        assert sorted(str(each.message_id) for each in got) == sorted([first.message_id, ambiguous.message_id])
+    listener.close()
+    await relay.close()
+    gc.collect()  # while the event loop of the forgotten socket still runs
+
+
+@needs_service_bus
+async def test_messages_that_a_publisher_sends_as_a_batch_arrive_one_by_one() -> None:
+    messages = [ServiceBusMessage(b"{}", message_id=uuid.uuid4().hex) for _ in range(20)]
+    ids = {str(message.message_id) for message in messages}
+    async with (
+        receiving() as receiver,
+        ServiceBusClient.from_connection_string(CONNECTION) as client,
+        client.get_queue_sender(QUEUE) as sender,
+    ):
+        batch = await sender.create_message_batch()
+        for message in messages:
+            batch.add_message(message)
+        await sender.send_messages(batch)
+        got = await received(receiver, ids)
+    assert len(got) == len(ids) == 20
+
+
+@needs_service_bus
+@needs_emulator
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of a cut connection the SDK only forgets the socket
+async def test_sends_after_the_connection_was_dropped_all_arrive() -> None:
+    relay, listener, through = await relayed()
     messages = [new_message() for _ in range(12)]
     ids = {message.message_id for message in messages}
     async with receiving() as receiver:

@@ -152,3 +152,27 @@ async def test_the_log_has_a_line_for_each_turn_and_no_texts(
     assert log.count("Turn: 'message' handled by order_laptop") == 1
     assert "hunter2" not in log
     assert "Ada" not in log
+
+
+async def test_in_session_mode_callbacks_are_answered_once_each_and_in_their_order(
+    tmp_path: Path, channel: FakeChannel, service_url: str
+) -> None:
+    """The queue has sessions by one setting, for the trigger and for who publishes."""
+    app = RunningApp(tmp_path / "data", CALLBACK_SESSIONS="true")
+    try:
+        await app.start()
+        await app.post(teams_message(service_url, "order laptop"))
+        await app.kill()
+        for number in (1, 2, 3, 2):
+            value = json.dumps({"number": number})
+            await app.command(
+                "publish", "order_placed", "--conversation", CONVERSATION, "--value", value, f"--id=i{number}"
+            )
+        await app.start()
+        await arrived(channel, 4)
+    finally:
+        await app.close()
+    assert channel.calls[1].method == "PUT"
+    assert [each.body["text"] for each in channel.calls[1:]] == [
+        f"Great! Your laptop is order #{number}." for number in (1, 2, 3)
+    ]
