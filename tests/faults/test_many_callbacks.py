@@ -23,7 +23,7 @@ from agent_core.turn.claims_identity import ClaimsIdentity
 from tests.faults.callback_worker import CONTINUATION, Worker
 from tests.serving import FakeChannel, serve
 
-CALLBACKS = int(os.environ.get("AGENT_TESTS_CALLBACKS", "200"))
+CALLBACKS = int(os.environ.get("AGENT_TESTS_CALLBACKS", "80"))
 PER_CONVERSATION = 20
 CONSUMERS = 4
 ROOT = Path(__file__).parent.parent.parent
