@@ -35,7 +35,11 @@ class Worker:
     """An agent over the files in a folder, which other processes use too."""
 
     def __init__(
-        self, folder: Path, *, sessions: bool = False, wrap: Callable[[DocumentStore], DocumentStore] = lambda each: each
+        self,
+        folder: Path,
+        *,
+        sessions: bool = False,
+        wrap: Callable[[DocumentStore], DocumentStore] = lambda each: each,
     ) -> None:
         lock = timedelta(minutes=5)
         self.http = HttpClient(allow_address=anywhere)
