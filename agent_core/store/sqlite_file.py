@@ -28,20 +28,22 @@ class SqliteFile:
         self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Call `work(connection)` inside one write transaction: committed if it returns, rolled back if it raises.
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = True) -> T:
+        """Call `work(connection)` inside one transaction: committed if it returns, rolled back if it raises.
+
+        One that only reads waits for no writer, and holds none up.
 
         Raises:
             StoreUnavailable: the file cannot be opened, is damaged, or was locked for longer than five seconds.
         """
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.path.stem)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transaction, work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transaction, work, writes)
 
-    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _transaction(self, work: Callable[[sqlite3.Connection], T], writes: bool) -> T:
         try:
             connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             try:
                 result = work(connection)
             except BaseException:

@@ -80,7 +80,7 @@ class SqliteStore:
             row = connection.execute(sql, place).fetchone()
             return Document(json.loads(row[0]), row[1]) if row is not None else None
 
-        return await self._file.run(work)
+        return await self._file.run(work, writes=False)
 
     async def create(self, container: Container, body: JsonObject) -> Document:
         return await self._write(container, Create(body))
@@ -131,7 +131,7 @@ class SqliteStore:
             return [Document(json.loads(body), etag) for body, etag in connection.execute(sql, values)]
 
         await self._index(container)
-        found = await self._file.run(work)
+        found = await self._file.run(work, writes=False)
         documents = found[:limit]
         more = len(found) > limit
         last = Position.of(container, order_by, documents[-1].body).continuation(order_by) if more else None

@@ -24,7 +24,7 @@ from tests.faults.callback_worker import CONTINUATION, Worker
 from tests.serving import FakeChannel, serve
 
 CALLBACKS = int(os.environ.get("AGENT_TESTS_CALLBACKS", "80"))
-PER_CONVERSATION = 20
+PER_CONVERSATION = 10
 CONSUMERS = 4
 ROOT = Path(__file__).parent.parent.parent
 
