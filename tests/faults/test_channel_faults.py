@@ -177,7 +177,7 @@ async def test_r6_a_channel_that_fails_at_thirty_percent_loses_nothing_and_nothi
 
         for number, key in enumerate(keys):
             outcome(key, [each.fault for each in requests[key]], reasons.get(key), shown.count(f"text {number}"))
-        assert {each.fault for each in here.channel.requests} == {None, *FAULTS}
+        assert sum(each.fault is not None for each in here.channel.requests) > 0.2 * len(here.channel.requests)
         assert not [text for text in shown if text.startswith("placeholder") and is_answered(text, reasons)]
         no_sooner_than_asked(here.channel.requests)
 
