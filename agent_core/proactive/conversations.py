@@ -137,12 +137,12 @@ class Conversations:
 
     async def user_of(self, conversation: Conversation) -> Document | None:
         """The document of the state of the conversation's user, for `turn`."""
-        user = partition_of_user(conversation.reference)
+        user = partition_of_user(conversation.reference, conversation.identity)
         return await self._store.read(USERS, user, "state") if user else None
 
     async def load(self, context: TurnContext) -> TurnRecord:
         """Read what is kept of a turn's conversation and user: one round trip, and nothing is written."""
-        reference, user = context.conversation, partition_of_user(context.conversation)
+        reference, user = context.conversation, partition_of_user(context.conversation, context.identity)
         conversation = self._store.read(
             CONVERSATIONS, reference.conversation_id, conversation_document_id(reference.channel_id)
         )
@@ -212,7 +212,7 @@ class Conversations:
         raise DocumentChanged(f"Conversation {partition!r} is written by too many at once; try again")
 
     async def _keep_user(self, record: TurnRecord) -> None:
-        partition, user = partition_of_user(record.reference), record.user
+        partition, user = partition_of_user(record.reference, record.context.identity), record.user
         if partition is None or not record.state.user.changed:
             return
         async with self._lock(partition):

@@ -17,6 +17,7 @@ from agent_core.proactive.conversation import Conversation, user_partition
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.directory import ConversationDirectory, ConversationFilter
 from agent_core.proactive.lifecycle_work import every
+from agent_core.proactive.turn_record import partition_of_user
 from agent_core.store.document_store import (
     CONVERSATIONS,
     SCHEDULES,
@@ -113,8 +114,9 @@ class UserData:
             user = conversation.reference.user
             if user is not None and user.id:
                 names.add(user.id.lower())
-                partition = user_partition(conversation.reference.channel or "", user.id)
-                await self._delete_partition_of_user(partition, report)
+                partition = partition_of_user(conversation.reference, conversation.identity)
+                if partition is not None:
+                    await self._delete_partition_of_user(partition, report)
             await self._delete_or_scrub(conversation, report)
         for partition in partitions:
             await self._delete_partition_of_user(partition, report)

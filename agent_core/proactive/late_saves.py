@@ -53,7 +53,7 @@ class LateSaves:
             "conversation": reference.conversation_id,
             "document": conversation_document_id(reference.channel_id),
             "state": record.state.conversation.changes,
-            "user": partition_of_user(reference),
+            "user": partition_of_user(reference, record.context.identity),
             "userState": record.state.user.changes,
             "marks": [
                 {"id": mark.document.id, "token": mark.document.body["token"], "changes": mark.changes}

@@ -181,7 +181,7 @@ class SignIn:
 
     async def _asked(self, context: TurnContext) -> list[SignInRecord]:
         """What this user was asked in this conversation, and nobody else, and nowhere else."""
-        if not context.is_personal:
+        if not context.is_personal or context.identity.calling_agent is not None:
             return []
         return await self._records.asked_in(_partition(context), context.activity.conversation_id)
 
@@ -270,6 +270,8 @@ class SignIn:
         exchange_id, connection_name, token = value.get("id"), value.get("connectionName"), value.get("token")
         if not (isinstance(exchange_id, str) and isinstance(connection_name, str) and isinstance(token, str) and token):
             return _exchanged(value, 400, "It needs strings in 'id', 'connectionName' and 'token'")
+        if context.identity.calling_agent is not None:
+            return _exchanged(value, 400, "An agent that calls this one signs its users in itself")
         for delay in (*_COPY_LOOKS, None):
             record = await self._records.get(_partition(context), connection_name)
             now = self._adapter.now()
@@ -333,6 +335,9 @@ def _user_of(context: TurnContext, user_id: str | None) -> str:
     activity = context.activity
     if activity.is_agentic:
         raise NotSupported("An agent with an identity of its own has no user who could sign in")
+    if context.identity.calling_agent is not None:
+        # It names users as it likes, and would act with the token of any.
+        raise NotSupported("An agent that calls this one has no users here: it signs them in itself")
     user = activity.from_property.id if activity.from_property else None
     if user_id is not None and user_id != user:
         if not context.proactive:

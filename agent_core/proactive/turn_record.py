@@ -13,6 +13,7 @@ from agent_core.proactive.conversation import Conversation, user_partition
 from agent_core.proactive.lifecycle import Change, after_activity, change_of, follow_up
 from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import USERS, Document, JsonObject
+from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import StateScope, TurnState
 
@@ -95,10 +96,18 @@ class TurnRecord:
         return replace(latest, state=self.state.conversation.laid_over(latest.state))
 
 
-def partition_of_user(reference: ConversationReference) -> str | None:
-    """A user is one person on one channel; a conversation that the agent created has none until somebody writes."""
+def partition_of_user(reference: ConversationReference, identity: ClaimsIdentity) -> str | None:
+    """A user is one person on one channel; a conversation that the agent created has none until somebody writes.
+
+    The users that a calling agent speaks of are its own: it names them as it likes, and must not be shown what is
+    remembered of a channel's.
+    """
     user = reference.user
-    return user_partition(reference.channel or "", user.id) if user is not None and user.id else None
+    if user is None or not user.id:
+        return None
+    caller = identity.calling_agent
+    channel = reference.channel or ""
+    return user_partition(f"{caller.lower()}/{channel}" if caller else channel, user.id)
 
 
 def state_of_user(partition: str, state: JsonObject, reference: ConversationReference) -> JsonObject:

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -66,7 +66,9 @@ async def under_test(
     elif request.param == "sqlite":
         store = SqliteStore(tmp_path / "documents.db", clock.now)
     elif cosmos_connection is not None:
-        store = CosmosStore(cosmos_connection)
+        # What the store does is tested here, not how soon on a machine that has other things to do.
+        patience = timedelta(seconds=60)
+        store = CosmosStore(cosmos_connection, timeout=patience, read_timeout=patience)
     else:
         pytest.skip(ABSENT)
     yield StoreUnderTest(request.param, store, clock)

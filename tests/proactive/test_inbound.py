@@ -12,7 +12,7 @@ import pytest
 
 from agent_core import AgentApplication, TurnContext, TurnState
 from agent_core.activity.activity import Activity
-from agent_core.errors import Busy, StoreUnavailable
+from agent_core.errors import Busy, NotSupported, StoreUnavailable
 from agent_core.proactive.inbound import LEASE, PATIENCE
 from agent_core.proactive.work import turn_payload
 from agent_core.store.document_store import CONVERSATIONS, USERS, Where
@@ -428,3 +428,20 @@ async def test_a_turn_that_was_taken_over_while_it_stood_still_does_not_overwrit
     conversation = await agent.proactive.get_conversation("c1")
     assert conversation is not None
     assert conversation.state == {"run": 2}
+
+
+async def test_what_is_remembered_of_a_channels_user_is_not_shown_to_an_agent_that_names_him(setting: Counting) -> None:
+    """A calling agent chooses channel and user id of what it sends; its users are its own."""
+    parent = ClaimsIdentity({"ver": "2.0", "aud": "app", "azp": "parent"}, service_url_verified=True)
+    await setting.post(setting.adapter.activity(text="hi"))
+    seen = []
+
+    @setting.agent.event("look")
+    async def look(context: TurnContext, state: TurnState) -> None:
+        seen.append(dict(state.user))
+        with pytest.raises(NotSupported, match="signs them in itself"):
+            await context.user_token("graph")
+
+    activity = setting.adapter.activity("event", name="look", conversation={"id": "of the agent"})
+    await setting.adapter.process(setting.agent, activity, parent)
+    assert seen == [{}]
