@@ -121,9 +121,10 @@ class Deliveries:
             # Those of one process wait here, in the order they came; only those of others come again from the queue.
             async with self._lock(conversation_id):
                 try:
-                    outcome = await self._attempt(delivery, find, run, expectation)
-                except _CannotBeQueued as error:
-                    outcome = await self._bury(delivery, "TooLarge", str(error))
+                    outcome = await self._attempt_or_bury(delivery, find, run, expectation)
+                except TakenOver:
+                    # Our lease was over, and another worker went on; what we sent so far it finds in the record.
+                    outcome = "left to another worker"
                 finally:
                     await delivery.let_go()
         finally:
@@ -144,6 +145,14 @@ class Deliveries:
         if lock is None:
             lock = self._locks[conversation_id] = asyncio.Lock()
         return lock
+
+    async def _attempt_or_bury(
+        self, delivery: Delivery, find: Find | None, run: Run, expectation: Expectation | None
+    ) -> str:
+        try:
+            return await self._attempt(delivery, find, run, expectation)
+        except _CannotBeQueued as error:
+            return await self._bury(delivery, "TooLarge", str(error))
 
     async def _attempt(self, delivery: Delivery, find: Find | None, run: Run, expectation: Expectation | None) -> str:
         item = delivery.item
@@ -181,8 +190,7 @@ class Deliveries:
         except SignInRequired as error:
             return await self._await_sign_in(delivery, error)
         except TakenOver:
-            # Our lease was over, and another worker went on; what we sent so far it finds in the record.
-            return "left to another worker"
+            raise  # no failure of the handler; what deals with a failure may find it out as well
         except StoreError as error:
             logger.warning("Delivery %r: %s", item.key, error)
             return await self._again(delivery, "StoreUnavailable", str(error))

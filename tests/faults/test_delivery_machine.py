@@ -48,6 +48,7 @@ class Gate:
     def __init__(self) -> None:
         self.waiting: list[asyncio.Future[Fault]] = []
         self.closed = False
+        self.at_channel: Fault = ""  # how the next call to the channel is to fail
 
     async def passed(self) -> Fault:
         """Return when this call is let through, with how it is to fail."""
@@ -123,7 +124,8 @@ class GatedAdapter(TestAdapter):
         return await self._gated(lambda: super(GatedAdapter, self).update_activity(context, activity))
 
     async def _gated(self, work: Callable[[], Awaitable[T]]) -> T:
-        fault = await self.gate.passed()
+        fault = await self.gate.passed() or self.gate.at_channel
+        self.gate.at_channel = ""
         if fault == "refused":
             raise ChannelError("told to", decision="throttled", status=429, retry_after=timedelta(seconds=5))
         if fault == "unsent":
@@ -354,6 +356,12 @@ class Deliveries(RuleBasedStateMachine):
         """A host does some steps, and the next one fails."""
         self.faults += 1
         self.do(self._go_on(host, 0, after, fault))
+
+    @precondition(lambda self: self.faults < 5)
+    @rule(host=st.integers(0, 1), fault=st.sampled_from(["refused", "unsent", "broken", "lost"]))
+    def fail_at_the_channel(self, host: int, fault: Fault) -> None:
+        self.faults += 1
+        self.world.hosts[host].gate.at_channel = fault
 
     @precondition(lambda self: len(self.world.dead) < 3)
     @rule(host=st.integers(0, 1), after=st.integers(0, 9))

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from agent_core import ConversationAccount, TurnContext, TurnState
-from agent_core.errors import ChannelError, ContinuationNotFound, RouteError, StoreUnavailable
+from agent_core.errors import ChannelError, ContinuationNotFound, Decision, RouteError, StoreUnavailable
 from agent_core.proactive.ledger import LEASE
 from agent_core.proactive.work import LADDER
+from agent_core.store.document_store import CONVERSATIONS, Where
 from tests.proactive.setting import Setting
 
 CALLBACK = {"conversationId": "c1", "continuation": "order_placed", "value": {"number": 1292}}
@@ -432,3 +433,22 @@ async def test_a_callback_that_is_faster_than_its_conversation_is_not_lost() -> 
     await setting.later(timedelta(seconds=1))
     assert setting.adapter.texts == ["Order #1292"]
     assert await setting.dead_letters() == []
+
+
+@pytest.mark.parametrize("decision", ["unsent", "throttled", "rejected"])
+async def test_a_worker_that_fails_and_finds_that_another_took_over_leaves_it_to_the_other(decision: Decision) -> None:
+    """It stood still for longer than its lease; that is no error, and its message of the queue is done with."""
+    setting = an_ordering_agent()
+
+    @setting.agent.continuation("slow")
+    async def slow(context: TurnContext, state: TurnState) -> None:
+        page = await setting.store.query(CONVERSATIONS, partition="c1", where=[Where("kind", "=", "delivery")])
+        (record,) = page.documents
+        await setting.store.replace(CONVERSATIONS, {**record.body, "token": "another's"}, record.etag)
+        setting.adapter.failures = [ChannelError("no", decision=decision)]
+        await context.update_activity(context.activity.replace(id="out1", text="Done"))
+
+    await setting.adapter.say(setting.agent, "order")
+    await setting.callback({"conversationId": "c1", "continuation": "slow"})
+    assert setting.adapter.texts == ["Working on it"]
+    assert setting.queue.messages == []
