@@ -59,7 +59,7 @@ async def test_p2_10_keys_are_kept_for_a_day(setting: Setting, server: KeyServer
 
 
 async def test_p2_10_ten_thousand_unknown_keys_cause_one_fetch_in_five_minutes_and_are_forgotten(
-    setting: Setting, server: KeyServer
+    issuers: Issuers, setting: Setting, server: KeyServer
 ) -> None:
     """R13: nothing is noted about a key that the issuer has not."""
     assert (await setting.post(setting.bot_token())).status == 202
@@ -90,9 +90,7 @@ async def test_p2_10_ten_thousand_unknown_keys_cause_one_fetch_in_five_minutes_a
     assert server.calls == FETCH * 3
 
 
-async def test_p2_10_a_new_key_is_found_after_five_minutes_at_most(
-    issuers: Issuers, setting: Setting, server: KeyServer
-) -> None:
+async def test_p2_10_a_new_key_is_found_after_five_minutes_at_most(setting: Setting, server: KeyServer) -> None:
     assert (await setting.post(setting.bot_token())).status == 202
     new = rsa_key()
     server.bot_keys.append(jwk("new", new))
