@@ -35,6 +35,7 @@ from agent_core.proactive.late_saves import LateSaves
 from agent_core.proactive.ledger import Ledger, WhenUnsure
 from agent_core.proactive.lifecycle_work import LifecycleWork
 from agent_core.proactive.notifications import Notifications
+from agent_core.proactive.occurrences import Occurrences
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue, QueueMessage
 from agent_core.proactive.schedules import Schedules
@@ -42,6 +43,7 @@ from agent_core.proactive.sign_in import SIGN_IN_INVOKES, FailureHandler, SignIn
 from agent_core.proactive.sign_in_records import SignInRecords
 from agent_core.proactive.throttle import Throttle
 from agent_core.proactive.tickets import Tickets
+from agent_core.proactive.timer import Timer
 from agent_core.proactive.work import WorkItem, turn_payload
 from agent_core.routes import (
     Route,
@@ -131,7 +133,8 @@ class AgentApplication:
             now=adapter.now,
         )
         schedules = Schedules(store)
-        later = ContinuingLater(schedules, queue, self._continuations, now=adapter.now, new_id=new_id)
+        timer = Timer(schedules, queue, self.dead_letters, now=adapter.now)
+        later = ContinuingLater(schedules, timer, self._continuations, now=adapter.now, new_id=new_id)
         self._expected = ExpectedCallbacks(store, self._continuations, tickets, later, now=adapter.now, new_id=new_id)
         self.proactive = Proactive(
             adapter,
@@ -150,14 +153,24 @@ class AgentApplication:
             self.dead_letters,
             now=adapter.now,
         )
-        self.notifications = Notifications(
+        self._occurrences = Occurrences(
             schedules,
-            queue,
             self._conversations,
+            self.conversations,
             self._continuations,
             self._deliveries,
             self.dead_letters,
+            ledger,
             self.proactive,
+        )
+        self.notifications = Notifications(
+            schedules,
+            timer,
+            self._conversations,
+            self.conversations,
+            ledger,
+            continuations=self._continuations,
+            now=adapter.now,
             new_id=new_id,
         )
 
@@ -407,7 +420,7 @@ class AgentApplication:
         elif item.kind == "message":
             await self._callbacks.receive(message_of(item))
         elif item.kind == "occurrence":
-            await self.notifications.work_on(item)
+            await self._occurrences.work_on(item)
         elif item.kind == "lifecycle":
             await self._lifecycle.work_on(item)
         elif item.kind == "save":

@@ -97,22 +97,30 @@ class MemoryQueue:
     def __init__(self, clock: ManualClock) -> None:
         self.messages: list[QueueMessage] = []
         self._clock = clock
-        self._seen: set[str] = set()
+        self._sent: dict[str, datetime] = {}
 
     async def send(self, message: QueueMessage) -> None:
-        if message.message_id not in self._seen:
-            self._seen.add(message.message_id)
+        if message.message_id not in self._sent:
+            self._sent[message.message_id] = self._clock.now()
             self.messages.append(message)
+
+    async def send_many(self, messages: Sequence[QueueMessage]) -> None:
+        for message in messages:
+            await self.send(message)
 
     async def close(self) -> None:
         """Nothing is open."""
 
     def take_due(self) -> list[QueueMessage]:
-        """Take out what may be received by now, in order; hand each to `agent.do_work`."""
+        """Take out what may be received by now, in the order it came to be; hand each to `agent.do_work`."""
         now = self._clock.now()
         due = [each for each in self.messages if (each.scheduled_enqueue_time or now) <= now]
         self.messages = [each for each in self.messages if each not in due]
-        return due
+        return sorted(due, key=self._since)
+
+    def _since(self, message: QueueMessage) -> datetime:
+        sent = self._sent[message.message_id]
+        return max(message.scheduled_enqueue_time or sent, sent)
 
 
 class TestTokenService:

@@ -15,7 +15,12 @@ MAY_NOT_SKIP = os.environ.get("AGENT_TESTS_MAY_NOT_SKIP") == "1"
 ALWAYS_ALLOWED = "cannot be moved"
 
 # Minutes of real processes and kills: run by .ci/run, or with AGENT_TESTS_LONG=1.
-LONG = ["faults/test_kill_matrix.py", "faults/test_many_callbacks.py", "stories/test_cosmos_stories.py"]
+LONG = [
+    "faults/test_kill_matrix.py",
+    "faults/test_many_callbacks.py",
+    "stories/test_cosmos_stories.py",
+    "stories/test_reminder_story.py",
+]
 collect_ignore = [] if os.environ.get("AGENT_TESTS_LONG") else LONG
 
 R = TypeVar("R", pytest.TestReport, pytest.CollectReport)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 
 _CLOSE_SECONDS = 1.0
+# The standard tier takes 256 KB in one transfer, the header and properties of each message included.
+MAX_BATCH = 100
+_MAX_BATCH_BYTES, _OVERHEAD = 200_000, 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,16 @@ class ServiceBusQueue:
                 `scheduled_enqueue_time` without a time zone, an id over 128 characters, an integer over 32 bits among
                 the application properties.
         """
-        outgoing = _outgoing(message)
+        await self._put(_outgoing(message), f"message {message.message_id}", message.session_id is not None)
+
+    async def send_many(self, messages: Sequence[QueueMessage]) -> None:
+        """Put messages on the queue, in batches that every tier of the service takes; raises like `send`."""
+        for batch in _in_batches(messages):
+            outgoing = [_outgoing(message) for message in batch]
+            named = f"message {batch[0].message_id} and {len(batch) - 1} more"
+            await self._put(outgoing, named, all(message.session_id is not None for message in batch))
+
+    async def _put(self, outgoing: ServiceBusMessage | list[ServiceBusMessage], named: str, in_session: bool) -> None:
         from azure.core.exceptions import AzureError
         from azure.servicebus.exceptions import MessageSizeExceededError
 
@@ -88,19 +100,17 @@ class ServiceBusQueue:
                 await self._send(line, outgoing)
         except TimeoutError:
             raise QueueUnavailable(
-                f"Service Bus did not confirm message {message.message_id} on {self._queue_name!r} within "
+                f"Service Bus did not confirm {named} on {self._queue_name!r} within "
                 f"{self._timeout.total_seconds():g} s. It may have it; sending the same id again is safe."
             ) from None
         except MessageSizeExceededError as error:
             raise ValueError(
-                f"Message {message.message_id} is too large for {self._queue_name!r}: store its content, send its key"
+                f"{named.capitalize()} is too large for {self._queue_name!r}: store its content, send its key"
             ) from error
         except AzureError as error:
-            if message.session_id is None and "amqp:not-allowed" in str(error):
+            if not in_session and "amqp:not-allowed" in str(error):
                 raise ValueError(f"The queue {self._queue_name!r} needs a session_id on each message") from error
-            raise QueueUnavailable(
-                f"Service Bus did not take message {message.message_id} on {self._queue_name!r}: {error}"
-            ) from error
+            raise QueueUnavailable(f"Service Bus did not take {named} on {self._queue_name!r}: {error}") from error
 
     async def drain_dead_letters(self, keep: Callable[[Undeliverable], Awaitable[None]], *, limit: int) -> int:
         """See `DeadLetterQueue`. A connection of its own, closed at the end: once a minute it is not worth keeping."""
@@ -120,7 +130,7 @@ class ServiceBusQueue:
             self._line = _Line(self._connection, self._queue_name)
         return self._line
 
-    async def _send(self, line: _Line, outgoing: ServiceBusMessage) -> None:
+    async def _send(self, line: _Line, outgoing: ServiceBusMessage | list[ServiceBusMessage]) -> None:
         from azure.servicebus.exceptions import ServiceBusCommunicationError, ServiceBusConnectionError
 
         try:
@@ -163,6 +173,19 @@ class _Line:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await sender.close()  # by name: the client forgets senders that nobody holds
                 await client.close()
+
+
+def _in_batches(messages: Sequence[QueueMessage]) -> list[list[QueueMessage]]:
+    """Lists that fit into one transfer each; what alone is too large is alone."""
+    batches: list[list[QueueMessage]] = []
+    size = 0
+    for message in messages:
+        size += len(message.body) + _OVERHEAD
+        if not batches or len(batches[-1]) == MAX_BATCH or size > _MAX_BATCH_BYTES:
+            batches.append([])
+            size = len(message.body) + _OVERHEAD
+        batches[-1].append(message)
+    return batches
 
 
 def _outgoing(message: QueueMessage) -> ServiceBusMessage:

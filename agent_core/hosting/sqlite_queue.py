@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -106,14 +106,30 @@ class SqliteQueue:
         self._duplicate_window = duplicate_window
 
     async def send(self, message: QueueMessage) -> None:
+        await self.send_many([message])
+
+    async def send_many(self, messages: Sequence[QueueMessage]) -> None:
         now = self._now()
+        rows = [self._row(message, now) for message in messages]
+
+        def work(connection: sqlite3.Connection) -> None:
+            # A scheduled message whose time has come stands before these.
+            self._settle_overdue(connection, to_micros(now))
+            connection.execute("DELETE FROM sent_ids WHERE queue = ? AND known_until <= ?", (self.name, to_micros(now)))
+            for row in rows:
+                self._insert(connection, row)
+
+        await self._run(work)
+        self._changed()
+
+    def _row(self, message: QueueMessage, now: datetime) -> dict[str, str | int | bytes | None]:
         header = checked_header(message)
         if self.requires_session and not message.session_id:
             raise ValueError(f"The queue {self.name} has sessions: give the message a session id")
         scheduled = message.scheduled_enqueue_time
         waits = scheduled is not None and scheduled > now
         enqueued = scheduled if scheduled is not None and waits else now
-        row = {
+        return {
             "queue": self.name,
             "state": "scheduled" if waits else "active",
             "message_id": message.message_id,
@@ -122,28 +138,22 @@ class SqliteQueue:
             "body": message.body,
             "enqueued_time": to_micros(enqueued),
             "expires_at": to_micros(moment_after(enqueued, message.time_to_live)),
-            "now": to_micros(now),
             "known_until": to_micros(moment_after(now, self._duplicate_window)),
         }
 
-        def work(connection: sqlite3.Connection) -> None:
-            # A scheduled message whose time has come stands before this one.
-            self._settle_overdue(connection, to_micros(now))
-            connection.execute("DELETE FROM sent_ids WHERE queue = :queue AND known_until <= :now", row)
-            known = "INSERT OR IGNORE INTO sent_ids VALUES (:queue, :message_id, :known_until)"
-            if connection.execute(known, row).rowcount == 0:
-                return
-            number = _next_scheduled(connection, self.name) if waits else _next_number(connection, self.name)
-            connection.execute(
-                """INSERT INTO messages (queue, sequence_number, state, message_id, session_id, header, body,
-                       enqueued_time, expires_at)
-                   VALUES (:queue, :number, :state, :message_id, :session_id, :header, :body,
-                       :enqueued_time, :expires_at)""",
-                row | {"number": number},
-            )
-
-        await self._run(work)
-        self._changed()
+    def _insert(self, connection: sqlite3.Connection, row: dict[str, str | int | bytes | None]) -> None:
+        known = "INSERT OR IGNORE INTO sent_ids VALUES (:queue, :message_id, :known_until)"
+        if connection.execute(known, row).rowcount == 0:
+            return
+        waits = row["state"] == "scheduled"
+        number = _next_scheduled(connection, self.name) if waits else _next_number(connection, self.name)
+        connection.execute(
+            """INSERT INTO messages (queue, sequence_number, state, message_id, session_id, header, body,
+                   enqueued_time, expires_at)
+               VALUES (:queue, :number, :state, :message_id, :session_id, :header, :body,
+                   :enqueued_time, :expires_at)""",
+            row | {"number": number},
+        )
 
     async def receive(self, limit: int = 1) -> list[ReceivedMessage]:
         """Lock and return up to `limit` messages, in order; none if none is there, without waiting.

@@ -8,10 +8,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agent_core.activity.conversation_reference import ConversationReference
-from agent_core.errors import DocumentExists, QueueUnavailable
+from agent_core.errors import DocumentExists
 from agent_core.proactive.continuations import Continuations
-from agent_core.proactive.queue import Queue
-from agent_core.proactive.schedules import Schedule, Schedules
+from agent_core.proactive.misfires import Misfires
+from agent_core.proactive.recipients import ConversationRecipient
+from agent_core.proactive.recurrence import Recurrence
+from agent_core.proactive.schedules import Schedule, Schedules, new_id
+from agent_core.proactive.timer import Timer
 from agent_core.store.document_store import id_for, time_text
 
 logger = logging.getLogger(__name__)
@@ -26,14 +29,14 @@ class ContinuingLater:
     def __init__(
         self,
         schedules: Schedules,
-        queue: Queue,
+        timer: Timer,
         continuations: Continuations,
         *,
         now: Callable[[], datetime],
         new_id: Callable[[], str],
     ) -> None:
         self._schedules = schedules
-        self._queue = queue
+        self._timer = timer
         self._continuations = continuations
         self._now = now
         self._new_id = new_id
@@ -51,33 +54,33 @@ class ContinuingLater:
         _ = self._continuations[continuation]
         if delay < timedelta(0):
             raise ValueError("'delay' is below zero; a continuation cannot run in the past")
+        due = self._now() + delay
+        to = ConversationRecipient(reference.conversation_id, reference.channel_id)
+        unique = id_for("later", once).replace("|", "-") if once is not None else self._new_id()
         schedule = Schedule(
-            id=id_for("later", once).replace("|", "-") if once is not None else self._new_id(),
-            due=self._now() + delay,
-            conversation_id=reference.conversation_id,
-            channel_id=reference.channel_id,
+            id=new_id(to, unique),
+            to=to,
+            recurrence=Recurrence(at=due),
+            next=due,
             continuation=continuation,
             value=value,
+            misfires=Misfires("all"),
+            is_notification=False,
+            created=self._now(),
         )
         try:
-            await self._schedules.add(schedule)
+            added = await self._schedules.add(schedule)
         except DocumentExists:
             # The turn was run before, as far as here; or it is our own write, repeated below us.
             stored = await self._schedules.get(schedule.id)
-            if stored is None or stored.body["status"] != "scheduled":
+            if stored is None or stored.status != "scheduled":
                 return schedule.id
-            schedule = Schedule.from_document(stored)
-        if delay <= ON_THE_QUEUE:
-            try:
-                await self._queue.send(schedule.occurrence().to_message(schedule.due))
-            except QueueUnavailable as error:
-                logger.warning(
-                    "Schedule %r comes with the timer, for the queue was not reached: %s", schedule.id, error
-                )
+            added = stored
+        await self._timer.hand_over_now(added, ahead=ON_THE_QUEUE)
         logger.info(
             "Continuation %r is due at %s in conversation %r",
             continuation,
-            time_text(schedule.due),
+            time_text(due),
             reference.conversation_id,
         )
         return schedule.id

@@ -9,7 +9,7 @@ from typing import Any
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import ResourceResponse
-from agent_core.errors import ChannelError
+from agent_core.errors import ChannelError, ConversationNotFound, NotAllowed
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.ledger import Claim, Ledger, Work
 from agent_core.proactive.work import WorkItem
@@ -100,6 +100,28 @@ class Delivery:
                 return responses
 
         context.on_send_activities(send)
+
+    async def once(self, do: Callable[[], Awaitable[str]]) -> str:
+        """Do something that is no message, and is not to be done twice: a step of its own, with what came of it.
+
+        An earlier attempt's outcome is returned instead. What it raises says whether it was done: as for a message.
+        """
+        async with self._turns:
+            number = self._next
+            self._next += 1
+            if number < len(self.steps):
+                return str(self.steps[number]["id"])
+            if self.claim is not None:
+                await self._ledger.step(self.claim, "sending", steps=[*self.steps, {"status": "sending"}])
+            self.steps.append({"status": "sending"})
+            try:
+                outcome = await do()
+            except (ChannelError, ConversationNotFound, NotAllowed) as error:
+                if not isinstance(error, ChannelError) or error.decision != "ambiguous":
+                    del self.steps[number]  # surely not done
+                raise
+            self.steps[number] = {"status": "sent", "id": outcome}
+            return outcome
 
     async def _send(self, context: TurnContext, activity: Activity, send_on: SendOn) -> list[ResourceResponse]:
         is_message = activity.type == "message" or is_stream(activity)

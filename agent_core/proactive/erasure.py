@@ -132,7 +132,7 @@ class UserData:
             return
         channel = conversation.reference.channel
         async for document in every(self._store, SCHEDULES, [Where("conversation", "=", conversation.id)]):
-            if split_channel_id(document.body["channel"])[0] == channel:
+            if split_channel_id(document.body.get("channel"))[0] == channel:
                 await self._delete(SCHEDULES, document, report)
         # Other channels may have a conversation of that id. What does not say which one it belongs to is ours if ours
         # is the only one.

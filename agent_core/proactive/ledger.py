@@ -175,6 +175,11 @@ class Ledger:
             return Unsure(claim) if body["status"] == "sending" else claim
         return InLine()
 
+    async def settled(self, key: str, conversation_id: str) -> Settled | None:
+        """How a delivery ended; None if it did not, or nothing is known of it."""
+        record = await self._read(conversation_id, id_for("delivery", key))
+        return _settled(record) if record is not None and record.body["status"] in FINAL else None
+
     async def _decide(self, work: Work, token: str, record: Document | None, order: Document | None) -> Found | None:
         """What stands in the way of a claim; None if nothing does."""
         now = self._now()
@@ -186,7 +191,7 @@ class Ledger:
             if body["content"] != work.content:
                 return OtherContent()
             if body["status"] in FINAL:
-                return Settled(body["status"], tuple(step["id"] for step in body["steps"] if step.get("id")))
+                return _settled(record)
             if held_until(record) > now:
                 return Held(held_until(record))
         if turn_order.may_begin(order, work.key, now):
@@ -301,6 +306,10 @@ def _fulfilling(expected: Document | None) -> JsonObject:
     if expected is None:
         return {"fulfils": None, "replaces": None}
     return {"fulfils": expected.id, "replaces": expected.body["replaces"]}
+
+
+def _settled(record: Document) -> Settled:
+    return Settled(record.body["status"], tuple(step["id"] for step in record.body["steps"] if step.get("id")))
 
 
 async def _none() -> None:

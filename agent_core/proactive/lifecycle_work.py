@@ -11,7 +11,7 @@ from agent_core.errors import DocumentChanged
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.lifecycle import Change, after_change
-from agent_core.proactive.schedules import Schedules
+from agent_core.proactive.schedules import PENDING, cancelled
 from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import (
     CONVERSATIONS,
@@ -35,7 +35,6 @@ class LifecycleWork:
     def __init__(self, store: DocumentStore, conversations: Conversations) -> None:
         self._store = store
         self._conversations = conversations
-        self._schedules = Schedules(store)
 
     async def work_on(self, item: WorkItem) -> None:
         """Raises StoreError if the store was not reached; let the message be delivered again."""
@@ -63,10 +62,10 @@ class LifecycleWork:
         conversation_id, channel = reference.conversation_id, reference.channel
         of_conversation = [Where("conversation", "=", conversation_id)]
         async for document in every(self._store, SCHEDULES, of_conversation):
-            if split_channel_id(document.body["channel"])[0] == channel and _is_pending(document):
+            if split_channel_id(document.body.get("channel"))[0] == channel and document.body["status"] in PENDING:
                 # Another worker has it in hand: its delivery will find the conversation as it is.
                 with suppress(DocumentChanged):
-                    await self._schedules.settle(document, "cancelled")
+                    await self._store.replace(SCHEDULES, cancelled(document), document.etag)
         expected = [Where("kind", "=", "expected_callback")]
         async for document in every(self._store, CONVERSATIONS, expected, partition=conversation_id):
             if document.body["channel"] == channel:
@@ -89,7 +88,3 @@ async def every(
 
 def _unless_the_same(before: Conversation, after: Conversation) -> Conversation | None:
     return after if after != before else None
-
-
-def _is_pending(schedule: Document) -> bool:
-    return schedule.body["status"] not in ("cancelled", "delivered")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from agent_core.errors import InvalidSchedule
-from agent_core.proactive.recurrence import Recurrence
+from agent_core.proactive.recurrence import Recurrence, duration_text, parse_duration
 
 MisfirePolicy = Literal["latest", "skip", "all"]
 DropReason = Literal["expired", "late", "superseded", "too many"]
@@ -15,6 +15,9 @@ DropReason = Literal["expired", "late", "superseded", "too many"]
 # What `all` hands over at once; also what is tolerated at once within the grace.
 MAX_AT_ONCE = 100
 _RESOLUTION = timedelta(microseconds=1)
+_SECOND = timedelta(seconds=1)
+_LONGEST = timedelta(days=3660)
+GRACE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Misfires:
     """
 
     policy: MisfirePolicy = "latest"
-    grace: timedelta = timedelta(minutes=5)
+    grace: timedelta = GRACE
     expires: timedelta | None = None
 
     def __post_init__(self) -> None:
@@ -39,6 +42,24 @@ class Misfires:
             raise InvalidSchedule("'grace' is negative.", field="grace")
         if self.expires is not None and self.expires <= timedelta(0):
             raise InvalidSchedule("'expires' must be later than the time itself.", field="expires")
+        for field, span in (("grace", self.grace), ("expires", self.expires)):
+            if span is not None and (span > _LONGEST or span % _SECOND):
+                raise InvalidSchedule(f"{field!r} is {span}; give whole seconds, ten years at most.", field=field)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        found = {"misfire": self.policy, "grace": duration_text(self.grace)}
+        return found | ({"expires": duration_text(self.expires)} if self.expires is not None else {})
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Misfires:
+        """What `to_dict` wrote. Raises InvalidSchedule with the `field` to mend."""
+        expires = data.get("expires")
+        return cls(
+            data.get("misfire", "latest"),
+            parse_duration(data["grace"], "grace") if "grace" in data else GRACE,
+            parse_duration(expires, "expires") if expires is not None else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,184 +1,438 @@
-"""Notifications: the agent speaks when a time has come."""
+"""Notifications: the agent speaks when a time has come. What can be said about that time, changed and looked at."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from contextlib import suppress
-from datetime import datetime
-from functools import partial
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from typing import Any, TypedDict, Unpack
 
 from agent_core.activity.activity import Activity
-from agent_core.activity.conversation_reference import ConversationReference
+from agent_core.activity.json_text import dump
 from agent_core.activity.message_factory import MessageFactory
-from agent_core.errors import ContinuationNotFound, DocumentChanged
+from agent_core.errors import InvalidSchedule
 from agent_core.proactive.continuations import Continuations
-from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
-from agent_core.proactive.dead_letters import DeadLetters
-from agent_core.proactive.deliveries import Deliveries
-from agent_core.proactive.delivery import Delivery
-from agent_core.proactive.proactive import Proactive
-from agent_core.proactive.queue import Queue
-from agent_core.proactive.schedules import Schedule, Schedules
-from agent_core.proactive.work import WorkItem
-from agent_core.turn.turn_context import TurnContext
-from agent_core.turn.turn_state import Handler, TurnState
+from agent_core.proactive.directory import ConversationDirectory
+from agent_core.proactive.ledger import Ledger
+from agent_core.proactive.misfires import GRACE, MisfirePolicy, Misfires
+from agent_core.proactive.occurrences import place_of
+from agent_core.proactive.recipients import (
+    ConversationRecipient,
+    Recipient,
+    To,
+    UserRecipient,
+    newest_personal,
+    recipient_of,
+)
+from agent_core.proactive.recurrence import Recurrence, checked_limit, parse_duration
+from agent_core.proactive.schedules import Schedule, Schedules, Status, new_id
+from agent_core.proactive.timer import Timer, decide
+from agent_core.store.document_store import Where, is_storable
 
-logger = logging.getLogger(__name__)
+# What a schedule brings must fit beside the rest of its document, and into a message of a channel.
+MAX_CONTENT = 100_000
+
+
+class When(TypedDict, total=False):
+    """What says when; see `Notifications.schedule`."""
+
+    at: datetime | None
+    every: str | timedelta | None
+    zone: str | None
+    start: datetime | None
+    until: datetime | None
+    count: int | None
+    excluding: Collection[date]
+
+
+class Changes(When, total=False):
+    """What can be changed in a schedule; see `Notifications.schedule`."""
+
+    activity: Activity | str | None
+    continuation: str | None
+    value: Any
+    misfire: MisfirePolicy
+    grace: timedelta | str
+    expires: timedelta | str | None
+    urgent: bool
+    tag: str | None
 
 
 class Notifications:
-    """Schedules what is to be said, and hands over what is due."""
+    """Schedules what is to be said, changes and lists it, and hands over what is due."""
 
     def __init__(
         self,
         schedules: Schedules,
-        queue: Queue,
+        timer: Timer,
         conversations: Conversations,
-        continuations: Continuations,
-        deliveries: Deliveries,
-        dead_letters: DeadLetters,
-        proactive: Proactive,
+        directory: ConversationDirectory,
+        ledger: Ledger,
         *,
+        continuations: Continuations | None,
+        now: Callable[[], datetime],
         new_id: Callable[[], str],
     ) -> None:
+        """Without `continuations`, as in an operator's process, any name is taken for one."""
         self._schedules = schedules
-        self._queue = queue
+        self._timer = timer
         self._conversations = conversations
+        self._directory = directory
+        self._ledger = ledger
         self._continuations = continuations
-        self._deliveries = deliveries
-        self._dead_letters = dead_letters
-        self._proactive = proactive
+        self._now = now
         self._new_id = new_id
 
     async def schedule(
         self,
-        to: ConversationReference | Conversation | str,
+        to: To,
         *,
-        at: datetime,
+        at: datetime | None = None,
+        every: str | timedelta | None = None,
+        zone: str | None = None,
+        start: datetime | None = None,
+        until: datetime | None = None,
+        count: int | None = None,
+        excluding: Collection[date] = (),
         activity: Activity | str | None = None,
         continuation: str | None = None,
         value: Any = None,
+        misfire: MisfirePolicy = "latest",
+        grace: timedelta | str = GRACE,
+        expires: timedelta | str | None = None,
+        urgent: bool = False,
+        tag: str | None = None,
     ) -> str:
-        """Say something, or run a continuation, at a time.
+        """Say something, or run a continuation, at a time or at times that recur.
+
+            await notifications.schedule(context.conversation, at=context.now + timedelta(hours=1), activity="Tea!")
+            await notifications.schedule(to, every="0 9 * * MON-FRI", zone="Europe/Paris", continuation="standup")
+            await notifications.schedule(UserRecipient("8b7c…"), every=timedelta(hours=6), count=4, activity="Drink.")
 
         Args:
-            to: where; `context.conversation` in a turn, or the id of a stored conversation.
-            at: an aware time; one that has passed is due at once.
+            to: a conversation (`context.conversation`, or a stored one's id), a `UserRecipient` or a `NewConversation`.
+            at: one time: aware; or naive, which is what the clock shows in `zone`. One that has passed is due at once.
+            every: times that recur: a cron expression of five fields, by the clock in `zone`; or an interval of a
+                minute at least, counted in UTC, as a timedelta or as ISO 8601 writes it.
+            zone: an IANA name. Left out where one is needed, it is the recipient's own, if that is known, as it is now.
+            start: no occurrence before it; an interval has its first one then. Now, or one interval from now.
+            until: no occurrence after it.
+            count: how many there are, 10,000 at most.
+            excluding: local dates without an occurrence, 366 at most.
             activity: what to send; or
             continuation: the name of what to run, with `value` in its activity.
+            misfire: what becomes of those that nobody was there for: `latest` sends the newest and drops the others,
+                `skip` drops those that are late by more than `grace`, `all` sends all, the newest 100 at most.
+            grace: how late one may be without being late.
+            expires: how long after its time one is still worth sending, whatever it waits for.
+            urgent: passes quiet hours and the number a day, never an opt-out.
+            tag: a name to list it by.
 
         Returns:
-            The schedule's id, for `cancel`. When this returns the schedule survives.
+            The schedule's id. When this returns the schedule survives.
 
         Raises:
-            ValueError: a naive time, or not exactly one of activity and continuation; nothing is stored.
-            ConversationNotFound, ContinuationNotFound: nothing is stored.
+            InvalidSchedule: a ValueError with the `field` to mend; nothing is stored.
+            ConversationNotFound: the conversation, or the one that tells the recipient's zone; nothing is stored.
+            ContinuationNotFound: nothing is stored.
+            StoreUnavailable: it may be stored or not.
         """
-        if at.tzinfo is None:
-            raise ValueError("'at' needs a time zone; add one, as in datetime.now(UTC) + timedelta(minutes=5)")
-        if (activity is None) == (continuation is None):
-            raise ValueError("Give either 'activity' or 'continuation'")
-        if continuation is not None:
-            _ = self._continuations[continuation]
-        if isinstance(to, str):
-            to = await self._conversations.find(to)
-        reference = to if isinstance(to, ConversationReference) else to.reference
-        message = MessageFactory.text(activity) if isinstance(activity, str) else activity
+        recipient = await self._checked_recipient(to)
+        now = self._now()
+        when: When = {
+            "at": at,
+            "every": every,
+            "zone": zone,
+            "start": start,
+            "until": until,
+            "count": count,
+            "excluding": excluding,
+        }
+        recurrence = await self._recurrence(when, recipient, now)
         schedule = Schedule(
-            id=self._new_id(),
-            due=at,
-            conversation_id=reference.conversation_id,
-            channel_id=reference.channel_id,
-            activity=message.to_dict() if message else None,
-            continuation=continuation,
-            value=value,
+            id=new_id(recipient, self._new_id()),
+            to=recipient,
+            recurrence=recurrence,
+            next=_first(recurrence, now),
+            misfires=Misfires(misfire, _span(grace, "grace"), None if expires is None else _span(expires, "expires")),
+            urgent=_checked_bool(urgent),
+            tag=_checked_tag(tag),
+            created=now,
+            **self._content(activity, continuation, value),
         )
-        await self._schedules.add(schedule)
+        await self._timer.hand_over_now(await self._schedules.add(schedule))
         return schedule.id
 
-    async def cancel(self, schedule_id: str) -> bool:
-        """Stop it, even if it is already on the queue; False if there is none, or it was delivered."""
-        while True:
-            stored = await self._schedules.get(schedule_id)
-            if stored is None or stored.body["status"] in ("cancelled", "delivered"):
-                return False
-            try:
-                await self._schedules.settle(stored, "cancelled")
-                return True
-            except DocumentChanged:
-                continue
+    async def update(self, schedule_id: str, **changes: Unpack[Changes]) -> bool:
+        """Change a schedule; what it left on the queue is not delivered, but comes anew if its time is still to come.
 
-    async def send_due(self, now: datetime) -> int:
-        """Hand everything that is due over to the work queue; returns how many.
+        Whatever is not given stays. A new `at` or `every` takes the place of the other. One that is done can be given a
+        new time. What has begun to be delivered in this very moment comes as it was.
 
-        First the message, then the mark: a death in between hands the same message over again, and the queue's
-        duplicate detection or the ledger drops it.
+        Returns:
+            False if there is none, it was cancelled, or nothing of it is still to come and no new time is given.
+
+        Raises:
+            Like `schedule`; nothing is changed then.
         """
-        handed_over = 0
-        async for document in self._schedules.due(now):
-            schedule = Schedule.from_document(document)
-            await self._queue.send(schedule.occurrence().to_message())
+        timed = changes.keys() & When.__annotations__.keys()
+        while True:
+            known = await self._known(schedule_id)
+            if known is None or known.status in ("cancelled", "unusable"):
+                return False
+            now = self._now()
+            values = self._changed_values(known, changes)
+            if timed:
+                recurrence = await self._recurrence(_merged(known.recurrence, changes), known.to, now)
+                values |= {"recurrence": recurrence, "next": _first(recurrence, now)}
+            elif (following := _still_to_come(known, now)) is not None:
+                values["next"] = following
+            else:
+                return False
+            status: Status = "paused" if known.status == "paused" else "scheduled"
+            if await self._write(known, known.changed(status=status, **values)):
+                return True
+
+    async def cancel(self, schedule_id: str) -> bool:
+        """Stop it, even what is already on the queue; False if there is none, or all of it was delivered."""
+        return await self._stop(schedule_id, "cancelled")
+
+    async def pause(self, schedule_id: str) -> bool:
+        """Stop it until `resume`, what is already on the queue too; False if nothing of it is to come."""
+        return await self._stop(schedule_id, "paused")
+
+    async def resume(self, schedule_id: str) -> bool:
+        """Go on after `pause`; False if it is not paused.
+
+        What recurs goes on with the next time from now. A single time that has passed meanwhile is late, and its
+        `misfire` says what that means.
+        """
+        while True:
+            known = await self._known(schedule_id)
+            if known is None or known.status != "paused":
+                return False
+            now = self._now()
+            following = known.next if known.recurrence.at is not None else known.recurrence.first_due(now)
+            status: Status = "scheduled" if following is not None else "done"
+            if await self._write(known, known.changed(status=status, next=following)):
+                return True
+
+    async def get(self, schedule_id: str) -> Schedule | None:
+        """A schedule, for two weeks after its end too."""
+        return await self._schedules.get(schedule_id)
+
+    async def preview(self, schedule_id: str, limit: int = 10) -> list[datetime]:
+        """The next nominal times of a schedule, in UTC, 10,000 at most; none if it is paused, has ended or is unknown.
+
+        Of one that is not stored yet: `Recurrence(…).occurrences(begin, limit)`.
+
+        Raises:
+            InvalidSchedule: `limit` is below 1 or above 10,000.
+        """
+        limit = checked_limit(limit)
+        schedule = await self._schedules.get(schedule_id)
+        if schedule is None or schedule.status != "scheduled" or schedule.next is None:
+            return []
+        return schedule.recurrence.occurrences(schedule.next, limit)
+
+    async def list(
+        self, to: To | None = None, *, tag: str | None = None, status: Status | None = None
+    ) -> AsyncIterator[Schedule]:
+        """The schedules for a recipient, as they were given it; with a tag; with a status. Without anything: all.
+
+        A user's do not include those for the user's conversations, nor the other way round.
+        """
+        where = []
+        if to is not None:
+            recipient = recipient_of(to)
+            of_conversation = isinstance(recipient, ConversationRecipient)
+            where.append(Where("conversation" if of_conversation else "recipient", "=", recipient.name))
+        if tag is not None:
+            where.append(Where("tag", "=", tag))
+        if status is not None:
+            where.append(Where("status", "=", status))
+        async for schedule in self._schedules.matching(where):
+            if schedule.is_notification:
+                yield schedule
+
+    async def send_due(self, now: datetime, *, until: datetime | None = None) -> int:
+        """The timer's tick: hand everything that is due over to the work queue; returns how many occurrences.
+
+        Args:
+            until: go no further then; what is left is for the next tick.
+
+        Raises:
+            StoreUnavailable, QueueUnavailable: what was not handed over comes with a later tick.
+        """
+        return (await self._timer.tick(now, until=until)).handed_over
+
+    # -- what is checked before anything is stored
+
+    async def _checked_recipient(self, to: To) -> Recipient:
+        recipient = recipient_of(to)
+        if isinstance(recipient, ConversationRecipient) and isinstance(to, str):
+            found = await self._conversations.find(to)
+            return ConversationRecipient(found.id, found.reference.channel_id)
+        return recipient
+
+    async def _recurrence(self, when: When, recipient: Recipient, now: datetime) -> Recurrence:
+        given: dict[str, Any] = {"excluding": (), **when}
+        every = given.get("every")
+        if isinstance(every, str) and every[:1] in ("P", "p"):
+            given["every"] = every = parse_duration(every, "every")
+        clocks = [given.get(name) for name in ("at", "start", "until")]
+        naive = any(isinstance(clock, datetime) and clock.tzinfo is None for clock in clocks)
+        if given.get("zone") is None and (naive or isinstance(every, str)):
+            given["zone"] = await self._zone_of(recipient)
+        if every is not None and given.get("start") is None:
+            # Cron has a time of its own; an interval begins when it has passed once.
+            given["start"] = now + every if isinstance(every, timedelta) else now
+        return Recurrence(**given)
+
+    async def _zone_of(self, recipient: Recipient) -> str | None:
+        """The recipient's own zone, None if it is not known; the recurrence then says what is needed."""
+        if isinstance(recipient, ConversationRecipient):
+            return (await self._conversations.find(recipient.conversation_id, recipient.channel_id)).time_zone
+        if isinstance(recipient, UserRecipient):
+            found = await newest_personal(self._directory, recipient)
+            return found.time_zone if found is not None else None
+        return None
+
+    def _content(self, activity: Activity | str | None, continuation: str | None, value: Any) -> dict[str, Any]:
+        if (activity is None) == (continuation is None):
+            raise InvalidSchedule("Give either 'activity' or 'continuation'", field="activity")
+        if continuation is not None and self._continuations is not None:
+            _ = self._continuations[continuation]
+        if value is not None and continuation is None:
+            raise InvalidSchedule("'value' goes with 'continuation'; put it into the activity", field="value")
+        message = MessageFactory.text(activity) if isinstance(activity, str) else activity
+        content = {
+            "activity": message.to_dict() if message is not None else None,
+            "continuation": continuation,
+            "value": value,
+        }
+        for field, part in content.items():
             try:
-                await self._schedules.settle(document, "handed over")
-            except DocumentChanged:
-                # Cancelled, or another timer was as fast: the delivery looks at the schedule again.
-                continue
-            handed_over += 1
-        return handed_over
+                size = len(dump(part))
+            except (TypeError, ValueError, RecursionError) as error:
+                raise InvalidSchedule(f"{field!r} is not JSON: {error}", field=field) from error
+            if size > MAX_CONTENT:
+                raise InvalidSchedule(
+                    f"{field!r} has {size:,} bytes, and {MAX_CONTENT:,} is the most; store it, and say its key.",
+                    field=field,
+                )
+        return content
 
-    async def work_on(self, item: WorkItem) -> None:
-        """Deliver one occurrence."""
-        stored = await self._schedules.get(item.payload["schedule"])
-        if stored is None or stored.body["status"] in ("cancelled", "delivered"):
-            logger.info("Delivery: occurrence dropped (cancelled, or done before), key %r", item.key)
-            return
-        schedule = Schedule.from_document(stored)
-        try:
-            name, handler = self._handler(schedule)
-        except ContinuationNotFound as error:
-            reason = type(error).__name__
-            logger.warning("Delivery: occurrence dead (%s), key %r: %s", reason, item.key, error)
-            await self._dead_letters.add(
-                key=item.key,
-                what="occurrence",
-                reason=reason,
-                explanation=str(error),
-                payload=item.to_message().body,
-                conversation=schedule.conversation_id,
+    def _changed_values(self, known: Schedule, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """What changes say, but for the times."""
+        values: dict[str, Any] = {}
+        if changes.keys() & {"activity", "continuation", "value"}:
+            says_more = changes.get("activity") is not None or changes.get("continuation") is not None
+            before = {} if says_more else {"activity": _activity(known), "continuation": known.continuation}
+            content = {"activity": None, "continuation": None, "value": known.value if known.continuation else None}
+            content |= before | {
+                name: changes[name] for name in ("activity", "continuation", "value") if name in changes
+            }
+            if content["continuation"] is None and "value" not in changes:
+                content["value"] = None
+            values |= self._content(**content)
+        if changes.keys() & {"misfire", "grace", "expires"}:
+            expires = changes.get("expires", known.misfires.expires)
+            values["misfires"] = Misfires(
+                changes.get("misfire", known.misfires.policy),
+                _span(changes.get("grace", known.misfires.grace), "grace"),
+                None if expires is None else _span(expires, "expires"),
             )
-            return
+        if "urgent" in changes:
+            values["urgent"] = _checked_bool(changes["urgent"])
+        if "tag" in changes:
+            values["tag"] = _checked_tag(changes["tag"])
+        return values
 
-        async def find() -> Conversation:
-            return await self._conversations.find(schedule.conversation_id, schedule.channel_id)
+    # -- changes of what is stored
 
-        async def run(delivery: Delivery) -> None:
-            await self._proactive.continue_conversation(
-                delivery.conversation,
-                handler,
-                value=schedule.value,
-                prepare=delivery.watch,
-                may_apologise=partial(self._deliveries.gives_up, delivery),
-                marks=partial(self._deliveries.last_marks, delivery),
-                user=delivery.user,
-            )
+    async def _known(self, schedule_id: str) -> Schedule | None:
+        """A schedule; one that a timer has in hand as it will be after that."""
+        known = await self._schedules.get(schedule_id)
+        return decide(known)[1] if known is not None and known.claim is not None else known
 
-        when_unsure = self._continuations.when_unsure(schedule.continuation or "")
-        if await self._deliveries.deliver(
-            item, schedule.conversation_id, find, run, what=f"occurrence {name!r}", when_unsure=when_unsure
-        ):
-            # Only so that `cancel` can tell; the ledger already knows.
-            with suppress(DocumentChanged):
-                await self._schedules.settle(stored, "delivered")
+    async def _stop(self, schedule_id: str, status: Status) -> bool:
+        while True:
+            known = await self._known(schedule_id)
+            if known is None or known.status in ("cancelled", "unusable", status):
+                return False
+            following = _still_to_come(known, self._now())
+            if following is None:
+                # All was handed over; what of it is not delivered yet can still be stopped.
+                following = known.handed_over[-1] if known.handed_over else None
+                if following is None or await self._is_delivered(known, following):
+                    return False
+            if await self._write(known, known.changed(status=status, next=following)):
+                return True
 
-    def _handler(self, schedule: Schedule) -> tuple[str, Handler]:
-        if schedule.continuation is not None:
-            return schedule.continuation, self._continuations[schedule.continuation]
-        activity = Activity.from_dict(schedule.activity or {})
+    async def _is_delivered(self, schedule: Schedule, due: datetime) -> bool:
+        """Whether an occurrence came to its end, in the conversation that it was for."""
+        place = await place_of(self._ledger, schedule, due)
+        return place is not None and await self._ledger.settled(schedule.key_of(due), place.conversation_id) is not None
 
-        async def notification(context: TurnContext, state: TurnState) -> None:
-            await context.send_activity(activity)
+    async def _write(self, known: Schedule, changed: Schedule) -> bool:
+        """False if somebody else was faster."""
+        assert known.stored is not None
+        [document] = await self._schedules.write([(known.stored, changed.to_document())])
+        if document is not None:
+            await self._timer.hand_over_now(replace(changed, stored=document))
+        return document is not None
 
-        return notification.__name__, notification
+
+def _first(recurrence: Recurrence, now: datetime) -> datetime:
+    due = recurrence.first_due(now)
+    if due is None:
+        field = "count" if recurrence.count is not None else "until"
+        raise InvalidSchedule(f"{field!r} leaves no occurrence from now on; nothing would ever be sent.", field=field)
+    return due
+
+
+def _still_to_come(known: Schedule, now: datetime) -> datetime | None:
+    """The first nominal time that another generation has to bring anew: one that waits on the queue for its time, or
+    the first that nobody has decided about."""
+    waiting = [due for due in known.handed_over if due > now] if known.status != "paused" else []
+    return min([*waiting, *([known.next] if known.next is not None else [])], default=None)
+
+
+def _merged(recurrence: Recurrence, changes: Mapping[str, Any]) -> When:
+    before = {name: getattr(recurrence, name) for name in When.__annotations__}
+    if changes.get("at") is not None:
+        before = {"zone": recurrence.zone}
+    elif changes.get("every") is not None:
+        before["at"] = None
+    if changes.get("count") is not None:
+        before.pop("until", None)
+    elif changes.get("until") is not None:
+        before.pop("count", None)
+    merged: When = {**before, **{name: changes[name] for name in When.__annotations__ if name in changes}}  # type: ignore[typeddict-item]  # the names are When's
+    return merged
+
+
+def _activity(schedule: Schedule) -> Activity | None:
+    return Activity.from_dict(schedule.activity) if schedule.activity is not None else None
+
+
+def _span(value: timedelta | str, field: str) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str):
+        raise InvalidSchedule(f"{field!r} must be a timedelta, or text such as 'PT10M'.", field=field)
+    return parse_duration(value, field)
+
+
+def _checked_bool(urgent: object) -> bool:
+    if not isinstance(urgent, bool):
+        raise InvalidSchedule("'urgent' is true or false.", field="urgent")
+    return urgent
+
+
+def _checked_tag(tag: object) -> str | None:
+    if tag is not None and (not isinstance(tag, str) or not is_storable(tag)):
+        raise InvalidSchedule("'tag' is a text of 1 to 1000 characters.", field="tag")
+    return tag

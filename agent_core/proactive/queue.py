@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -42,6 +42,12 @@ class Queue(Protocol):
         Raises:
             QueueUnavailable: the queue was not reached; the message may or may not have been taken.
             ValueError: the message can never be sent (no session id for a queue with sessions, too large).
+        """
+
+    async def send_many(self, messages: Sequence[QueueMessage]) -> None:
+        """Put messages on the queue, in their order and in as few steps as it takes; raises like `send`.
+
+        What was raised says nothing about which of them were taken; sending all of them again is safe.
         """
 
     async def close(self) -> None:

@@ -102,9 +102,7 @@ class Recurrence:
         Raises:
             InvalidSchedule: `limit` is below 1 or above 10,000.
         """
-        if not 1 <= limit <= MAX_OCCURRENCES:
-            raise InvalidSchedule(f"'limit' is {limit}; ask for 1 to {MAX_OCCURRENCES:,} occurrences.", field="limit")
-        return list(islice(self.after(begin - _RESOLUTION), limit))
+        return list(islice(self.after(begin - _RESOLUTION), checked_limit(limit)))
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """Every nominal time later than that, ascending, in UTC; it may go on for centuries."""
@@ -124,7 +122,7 @@ class Recurrence:
             if (value := getattr(self, name)) is not None:
                 found[name] = value.isoformat().replace("+00:00", "Z")
         if self.every is not None:
-            found["every"] = self.every if isinstance(self.every, str) else _duration_text(self.every)
+            found["every"] = self.every if isinstance(self.every, str) else duration_text(self.every)
         if self.zone is not None:
             found["zone"] = self.zone
         if self.count is not None:
@@ -233,7 +231,7 @@ class Recurrence:
 
     def _check_every(self, every: str | timedelta) -> None:
         if isinstance(every, str) and every[:1] in ("P", "p"):
-            every = _parse_duration(every)
+            every = parse_duration(every, "every")
         if isinstance(every, timedelta):
             if not _SHORTEST <= every <= _LONGEST or every % _SECOND:
                 raise InvalidSchedule(
@@ -292,6 +290,13 @@ class Recurrence:
         return local if moment_of(local, self._zone) == dues[-1] else dues[-1]
 
 
+def checked_limit(limit: object) -> int:
+    """How many occurrences are asked for; InvalidSchedule if it is below 1 or above 10,000."""
+    if type(limit) is not int or not 1 <= limit <= MAX_OCCURRENCES:
+        raise InvalidSchedule(f"'limit' is {limit!r:.80}; ask for 1 to {MAX_OCCURRENCES:,} occurrences.", field="limit")
+    return limit
+
+
 def _checked_dates(values: Collection[object]) -> frozenset[date]:
     days = frozenset(day for day in values if isinstance(day, date) and not isinstance(day, datetime))
     if len(values) > _MAX_EXCLUDED or any(day not in days for day in values):
@@ -308,19 +313,22 @@ def _parse_dates(texts: Collection[Any]) -> frozenset[date]:
         ) from error
 
 
-def _parse_duration(text: str) -> timedelta:
+def parse_duration(text: str, field: str) -> timedelta:
+    """A duration as ISO 8601 writes it, in units of which each has one length; InvalidSchedule naming `field`."""
     if not (match := _DURATION.fullmatch(text)):
         raise InvalidSchedule(
-            f"'every' is {text!r:.80}, which is no duration of weeks, days, hours, minutes and seconds; write one such "
-            "as 'PT15M' or 'P1D', and months and years as a cron expression.",
-            field="every",
+            f"{field!r} is {text!r:.80}, which is no duration of weeks, days, hours, minutes and seconds; write one "
+            "such as 'PT15M' or 'P1D', and months and years as a cron expression.",
+            field=field,
         )
     return timedelta(**{unit: int(number) for unit, number in match.groupdict().items() if number})
 
 
-def _duration_text(span: timedelta) -> str:
+def duration_text(span: timedelta) -> str:
+    """What `parse_duration` reads; in whole seconds."""
     hours, rest = divmod(span.seconds, 3600)
     minutes, seconds = divmod(rest, 60)
     days = f"{span.days}D" if span.days else ""
     times = "".join(f"{number}{unit}" for number, unit in ((hours, "H"), (minutes, "M"), (seconds, "S")) if number)
+    times = times or ("" if days else "0S")
     return f"P{days}T{times}" if times else f"P{days}"

@@ -1,83 +1,201 @@
-"""Schedules as they are kept: what to say where, and when it is next due."""
+"""Schedules as they are kept: what to say to whom, when, and how far the timer has come with it."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
+from agent_core.activity.json_text import dump
+from agent_core.errors import DocumentChanged
+from agent_core.proactive.misfires import DropReason, Misfires
+from agent_core.proactive.recipients import ConversationRecipient, Recipient, fields_of, recipient_from_dict
+from agent_core.proactive.recurrence import Recurrence
 from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import (
     SCHEDULES,
     Document,
     DocumentStore,
     JsonObject,
+    Replace,
     Where,
+    is_good_id,
     parse_time,
     time_text,
 )
 
-# Enough to spread writes over partitions; the timer reads them all with one query.
-SHARDS = 16
-# How long a schedule that is done can still be looked at.
+# Enough to spread writes over partitions, and to divide them among timers.
+SHARDS = tuple(f"{number:02d}" for number in range(16))
+# How long a schedule that is done can still be looked at, and what it left on the queue delivered.
 KEPT = timedelta(days=14)
+# How many of what was handed over and dropped last a schedule tells.
+REMEMBERED = 10
+# A batch of a store takes so many operations, and so many bytes in all.
+MAX_BATCH, MAX_BATCH_BYTES = 100, 1_000_000
+
+# Statuses of which something may be left to deliver; of `done` on the queue.
+PENDING = ("scheduled", "paused", "done")
+Status = Literal["scheduled", "paused", "done", "cancelled", "unusable"]
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedStretch:
+    """Occurrences that the timer did not hand over: those from `since` on and earlier than `before`; decided `at`."""
+
+    since: datetime
+    before: datetime
+    reason: DropReason
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HandingOver:
+    """A timer hands a schedule over: what was late `at` then, and what was to come `until` then. Whoever goes on after
+    a death decides by the same times."""
+
+    at: datetime
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Something to do at a time: send an activity, or run a continuation with a value.
+    """Something to say, or a continuation to run, at a time or at times that recur.
 
     Attributes:
         id: tells its shard too.
-        due: the nominal time, which is part of the delivery's key.
+        next: the first nominal time that the timer has not decided about; None if there is none.
+        generation: counts changes; what an earlier one left on the queue is not delivered.
+        is_notification: goes by what people want (quiet hours, opt-out); a turn's own work does not.
+        urgent: passes quiet hours and the number a day.
+        tag: what it is listed by, besides its recipient.
+        claim: while somebody hands it over.
+        handed_over: the last nominal times that were put on the queue, oldest first.
+        dropped: the last stretches that were not.
+        stored: the document it was read from.
     """
 
     id: str
-    due: datetime
-    conversation_id: str
-    channel_id: str | None
+    to: Recipient
+    recurrence: Recurrence
+    next: datetime | None
     activity: JsonObject | None = None
     continuation: str | None = None
     value: Any = None
+    misfires: Misfires = Misfires()  # noqa: RUF009  # it is frozen
+    is_notification: bool = True
+    urgent: bool = False
+    tag: str | None = None
+    status: Status = "scheduled"
+    generation: int = 1
+    claim: HandingOver | None = None
+    handed_over: tuple[datetime, ...] = ()
+    dropped: tuple[DroppedStretch, ...] = ()
+    created: datetime | None = None
+    stored: Document | None = field(default=None, compare=False, repr=False)
 
     @property
-    def key(self) -> str:
-        """The key of this occurrence's delivery: a timer that fires twice names the same one twice."""
-        return f"schedule:{self.id}:{time_text(self.due)}"
+    def is_ended(self) -> bool:
+        """Whether the timer has nothing more to do with it."""
+        return self.status not in ("scheduled", "paused")
 
-    def occurrence(self) -> WorkItem:
-        """What delivers it, from the work queue."""
-        return WorkItem("occurrence", self.key, {"schedule": self.id, "due": time_text(self.due)})
+    @property
+    def name(self) -> str:
+        """What is done when it is due, for people."""
+        return f"occurrence {self.continuation or 'notification'!r}"
 
-    def to_document(self) -> JsonObject:
-        """The JSON object to store."""
+    def expires_at(self, due: datetime) -> datetime | None:
+        """From when on an occurrence is not worth sending."""
+        return due + self.misfires.expires if self.misfires.expires is not None else None
+
+    def key_of(self, due: datetime) -> str:
+        """The key of an occurrence's delivery: a timer that fires twice names the same one twice."""
+        return f"schedule:{self.id}:{self.generation}:{time_text(due)}"
+
+    def occurrence(self, due: datetime) -> WorkItem:
+        """What delivers it, from the work queue. It follows from the generation and the time alone."""
+        payload: JsonObject = {"schedule": self.id, "generation": self.generation, "due": time_text(due)}
+        if isinstance(self.to, ConversationRecipient):
+            payload |= {"conversation": self.to.conversation_id, "channel": self.to.channel_id}
+        return WorkItem("occurrence", self.key_of(due), {**payload, "continuation": self.continuation})
+
+    def changed(self, **values: Any) -> Schedule:
+        """The next generation: what this one left on the queue is void, and nobody is handing it over."""
+        return replace(self, generation=self.generation + 1, claim=None, **values)
+
+    def to_document(self, look: datetime | None = None) -> JsonObject:
+        """The JSON object to store; the timer looks at it when it is due, or else at `look`."""
+        due = look or self.next
         return {
             "id": self.id,
             SCHEDULES.partition_key: shard_of(self.id),
             "kind": "schedule",
-            "status": "scheduled",
-            "due": time_text(self.due),
-            "conversation": self.conversation_id,
-            "channel": self.channel_id,
+            "status": self.status,
+            **({"due": time_text(due)} if due is not None else {}),
+            **({"ttl": int(KEPT.total_seconds())} if self.is_ended else {}),
+            **{name: value for name, value in fields_of(self.to).items() if value is not None},
+            **({"tag": self.tag} if self.tag is not None else {}),
+            "to": self.to.to_dict(),
+            "recurrence": self.recurrence.to_dict(),
+            "next": time_text(self.next) if self.next is not None else None,
+            "misfires": self.misfires.to_dict(),
+            "isNotification": self.is_notification,
+            "urgent": self.urgent,
             "activity": self.activity,
             "continuation": self.continuation,
             "value": self.value,
+            "generation": self.generation,
+            "claim": [time_text(self.claim.at), time_text(self.claim.until)] if self.claim is not None else None,
+            "handedOver": [time_text(due) for due in self.handed_over[-REMEMBERED:]],
+            "dropped": [
+                {
+                    "since": time_text(stretch.since),
+                    "before": time_text(stretch.before),
+                    "reason": stretch.reason,
+                    "at": time_text(stretch.at),
+                }
+                for stretch in self.dropped[-REMEMBERED:]
+            ],
+            "created": time_text(self.created) if self.created is not None else None,
         }
 
     @classmethod
     def from_document(cls, document: Document) -> Schedule:
-        """The schedule that `to_document` wrote."""
+        """The schedule that `to_document` wrote.
+
+        Raises:
+            InvalidSchedule: its zone or rule is none any more.
+        """
         body = document.body
         return cls(
             id=document.id,
-            due=parse_time(body["due"]),
-            conversation_id=body["conversation"],
-            channel_id=body["channel"],
+            to=recipient_from_dict(body["to"]),
+            recurrence=Recurrence.from_dict(body["recurrence"]),
+            next=_time(body["next"]),
             activity=body["activity"],
             continuation=body["continuation"],
             value=body["value"],
+            misfires=Misfires.from_dict(body["misfires"]),
+            is_notification=body["isNotification"],
+            urgent=body["urgent"],
+            tag=body.get("tag"),
+            status=body["status"],
+            generation=body["generation"],
+            claim=HandingOver(*map(parse_time, body["claim"])) if body["claim"] is not None else None,
+            handed_over=tuple(parse_time(due) for due in body["handedOver"]),
+            dropped=tuple(
+                DroppedStretch(
+                    parse_time(stretch["since"]),
+                    parse_time(stretch["before"]),
+                    stretch["reason"],
+                    parse_time(stretch["at"]),
+                )
+                for stretch in body["dropped"]
+            ),
+            created=_time(body["created"]),
+            stored=document,
         )
 
 
@@ -87,36 +205,113 @@ class Schedules:
     def __init__(self, store: DocumentStore) -> None:
         self._store = store
 
-    async def add(self, schedule: Schedule) -> None:
-        """Store a new one; when this returns it survives."""
-        await self._store.create(SCHEDULES, schedule.to_document())
+    async def add(self, schedule: Schedule, look: datetime | None = None) -> Schedule:
+        """Store a new one; when this returns it survives. DocumentExists if there is one of that id."""
+        return replace(schedule, stored=await self._store.create(SCHEDULES, schedule.to_document(look)))
 
-    async def get(self, schedule_id: str) -> Document | None:
-        """The stored document, whatever its status."""
-        return await self._store.read(SCHEDULES, shard_of(schedule_id), schedule_id)
+    async def get(self, schedule_id: str) -> Schedule | None:
+        """The stored one, whatever its status. InvalidSchedule if its zone or rule is none any more."""
+        shard = shard_of(schedule_id)
+        if not shard or not is_good_id(schedule_id):
+            return None
+        document = await self._store.read(SCHEDULES, shard, schedule_id)
+        return Schedule.from_document(document) if document is not None else None
 
-    async def due(self, now: datetime) -> AsyncIterator[Document]:
-        """All that are due and not handed over, oldest first."""
+    async def change(self, schedule_id: str, change: Callable[[Schedule], Schedule | None]) -> Schedule | None:
+        """Write what `change` makes of it, None for no change; who is second makes it of what the first wrote.
+
+        Returns what was written; None if nothing was, or there is none.
+        """
+        while True:
+            schedule = await self.get(schedule_id)
+            changed = change(schedule) if schedule is not None else None
+            if schedule is None or changed is None or schedule.stored is None:
+                return None
+            try:
+                body = changed.to_document()
+                return replace(changed, stored=await self._store.replace(SCHEDULES, body, schedule.stored.etag))
+            except DocumentChanged:
+                continue
+
+    async def due(self, shard: str, until: datetime, *, limit: int) -> list[Document]:
+        """Those of a shard that the timer is to look at by then, oldest first."""
+        page = await self._store.query(
+            SCHEDULES,
+            partition=shard,
+            where=[
+                Where("kind", "=", "schedule"),
+                Where("status", "=", "scheduled"),
+                Where("due", "<=", time_text(until)),
+            ],
+            order_by="due",
+            limit=limit,
+        )
+        return list(page.documents)
+
+    async def write(self, changes: Sequence[tuple[Document, JsonObject]]) -> list[Document | None]:
+        """Write over each of some documents of one shard, if it is still that version; None for each that is not.
+
+        All in one batch, as long as nobody else writes to them; else one by one.
+        """
+        if not changes:
+            return []
+        shard = changes[0][1][SCHEDULES.partition_key]
+        try:
+            etags = await self._store.batch(SCHEDULES, shard, [Replace(body, known.etag) for known, body in changes])
+        except DocumentChanged:
+            return [await self._write_one(known, body) for known, body in changes]
+        return [Document(body, etag) for (_, body), etag in zip(changes, etags, strict=True)]
+
+    async def _write_one(self, known: Document, body: JsonObject) -> Document | None:
+        try:
+            return await self._store.replace(SCHEDULES, body, known.etag)
+        except DocumentChanged:
+            return None
+
+    async def matching(self, where: Sequence[Where]) -> AsyncIterator[Schedule]:
+        """All that meet the conditions, page by page; those that cannot be read any more are left out."""
         continuation: str | None = None
         while True:
             page = await self._store.query(
-                SCHEDULES,
-                where=[Where("status", "=", "scheduled"), Where("due", "<=", time_text(now))],
-                order_by="due",
-                continuation=continuation,
+                SCHEDULES, where=[Where("kind", "=", "schedule"), *where], continuation=continuation
             )
             for document in page.documents:
-                yield document
+                with suppress(ValueError):
+                    yield Schedule.from_document(document)
             continuation = page.continuation
             if continuation is None:
                 return
 
-    async def settle(self, document: Document, status: str) -> None:
-        """Give it a final status, if it is still this version; DocumentChanged otherwise."""
-        body = {**document.body, "status": status, "ttl": int(KEPT.total_seconds())}
-        await self._store.replace(SCHEDULES, body, document.etag)
+
+def in_batches(documents: Sequence[Document]) -> list[list[Document]]:
+    """The same documents in lists that a store writes in one batch each."""
+    batches: list[list[Document]] = []
+    size = 0
+    for document in documents:
+        size += len(dump(document.body))
+        if not batches or len(batches[-1]) == MAX_BATCH or size > MAX_BATCH_BYTES:
+            batches.append([])
+            size = len(dump(document.body))
+        batches[-1].append(document)
+    return batches
+
+
+def cancelled(document: Document) -> JsonObject:
+    """What a stored schedule becomes whose conversation ended; also one that cannot be read any more."""
+    body = document.body
+    return {**body, "status": "cancelled", "generation": body["generation"] + 1, "ttl": int(KEPT.total_seconds())}
+
+
+def new_id(to: Recipient, unique: str) -> str:
+    """An id that tells the shard. All schedules of a recipient share one, so that what was late comes in its order."""
+    return f"{SHARDS[zlib.crc32(to.name.encode('utf-8', 'surrogatepass')) % len(SHARDS)]}-{unique}"
 
 
 def shard_of(schedule_id: str) -> str:
-    """The partition of a schedule."""
-    return f"{zlib.crc32(schedule_id.encode()) % SHARDS:02d}"
+    """The partition of a schedule; empty for what `new_id` did not make."""
+    shard, _, unique = schedule_id.partition("-")
+    return shard if shard in SHARDS and unique else ""
+
+
+def _time(text: str | None) -> datetime | None:
+    return parse_time(text) if text is not None else None

@@ -47,9 +47,14 @@ class Container:
 
 def checked_id(document_id: object) -> str:
     """The id, if every store accepts it; ValueError otherwise. Hash ids that come from outside."""
-    if not isinstance(document_id, str) or not _GOOD_ID.fullmatch(document_id):
+    if not isinstance(document_id, str) or not is_good_id(document_id):
         raise ValueError(f"A document id has 1 to 255 characters of A-Z a-z 0-9 . _ : | ~ @ = + -, not {document_id!r}")
     return document_id
+
+
+def is_good_id(text: str) -> bool:
+    """Whether every store accepts this as an id."""
+    return _GOOD_ID.fullmatch(text) is not None
 
 
 def is_storable(partition: str) -> bool:
@@ -88,7 +93,7 @@ CONVERSATIONS = Container(
     ),
 )
 USERS = Container("users", "user", ("kind", "aadObjectId"))
-SCHEDULES = Container("schedules", "shard", ("kind", "status", "due", "conversation"))
+SCHEDULES = Container("schedules", "shard", ("kind", "status", "due", "conversation", "recipient", "tag"))
 CONTAINERS = (CONVERSATIONS, USERS, SCHEDULES)
 
 

@@ -161,7 +161,7 @@ def test_the_generated_cases_are_of_both_kinds() -> None:
     """Else the agreement above would say nothing."""
     seen: dict[str | None, int] = {}
 
-    @settings(max_examples=400, deadline=None, database=None)
+    @settings(max_examples=400, deadline=None, database=None, derandomize=True)
     @given(mutated(bodies))
     def count(body: dict[str, Any]) -> None:
         reason = refused(body)

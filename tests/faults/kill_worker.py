@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -144,6 +144,10 @@ class KillingQueue:
 
     async def send(self, message: QueueMessage) -> None:
         await self._points.around("copy", self._queue.send(message))
+
+    async def send_many(self, messages: Sequence[QueueMessage]) -> None:
+        for message in messages:
+            await self.send(message)
 
     async def close(self) -> None:
         await self._queue.close()

@@ -108,6 +108,10 @@ class GatedQueue:
         if fault:
             raise QueueUnavailable("told to")
 
+    async def send_many(self, messages: Sequence[QueueMessage]) -> None:
+        for message in messages:
+            await self.send(message)
+
     async def close(self) -> None:
         """Nothing is open."""
 

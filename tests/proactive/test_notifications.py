@@ -57,11 +57,11 @@ async def test_a_timer_that_fires_twice_sends_once() -> None:
 async def test_a_cancelled_notification_is_not_sent_even_from_the_queue() -> None:
     setting = await a_reminding_agent()
     await setting.adapter.say(setting.agent, "hello")
-    at = setting.clock.now() + timedelta(minutes=1)
+    at = setting.clock.now() + timedelta(minutes=2)
     early = await setting.agent.notifications.schedule("c1", at=at, activity="no")
     late = await setting.agent.notifications.schedule("c1", at=at, activity="no")
     assert await setting.agent.notifications.cancel(early)
-    await setting.clock.advance(timedelta(minutes=1))
+    await setting.clock.advance(timedelta(minutes=2))
     assert await setting.agent.notifications.send_due(setting.clock.now()) == 1
     assert await setting.agent.notifications.cancel(late)
     assert await setting.work() == 1

@@ -81,22 +81,6 @@ async def test_an_order_is_answered_after_the_process_was_killed_and_started_aga
     assert channel.texts[2:] == ["Great! Your laptop is order #1."] * 2
 
 
-async def test_a_reminder_survives_the_death_of_the_process_and_arrives_once(
-    app: RunningApp, channel: FakeChannel, service_url: str
-) -> None:
-    await app.post(teams_message(service_url, "remind me in 0 minutes"))
-    await app.kill()
-    await app.start()
-    await arrived(channel, 2)
-    assert channel.texts[0] == "I will remind you in 0 minutes."
-    assert channel.texts[1] == "Time to check your order."
-    # It is a message of its own and not the reply to one that is long past.
-    assert "replyToId" not in channel.calls[1].body
-    # One more turn, and the timer's ticks in between, bring nothing twice.
-    await app.post(teams_message(service_url, "hello", id="1763630130508"))
-    assert len(channel.calls) == 3
-
-
 async def test_a_long_running_turn_is_acknowledged_at_once_and_survives_a_kill(
     app: RunningApp, channel: FakeChannel, service_url: str
 ) -> None:
