@@ -125,9 +125,14 @@ class Schedule:
         """The next generation: what this one left on the queue is void, and nobody is handing it over."""
         return replace(self, generation=self.generation + 1, claim=None, **values)
 
-    def to_document(self, look: datetime | None = None) -> JsonObject:
-        """The JSON object to store; the timer looks at it when it is due, or else at `look`."""
-        due = look or self.next
+    def with_claim(self, look: datetime) -> JsonObject:
+        """What is stored, with the claim; no timer looks at it before `look`."""
+        body = self.stored.body if self.stored is not None else self.to_document()
+        return {**body, "due": time_text(look), "claim": _claim_text(self.claim)}
+
+    def to_document(self) -> JsonObject:
+        """The JSON object to store."""
+        due = self.next
         return {
             "id": self.id,
             SCHEDULES.partition_key: shard_of(self.id),
@@ -147,7 +152,7 @@ class Schedule:
             "continuation": self.continuation,
             "value": self.value,
             "generation": self.generation,
-            "claim": [time_text(self.claim.at), time_text(self.claim.until)] if self.claim is not None else None,
+            "claim": _claim_text(self.claim),
             "handedOver": [time_text(due) for due in self.handed_over[-REMEMBERED:]],
             "dropped": [
                 {
@@ -205,9 +210,9 @@ class Schedules:
     def __init__(self, store: DocumentStore) -> None:
         self._store = store
 
-    async def add(self, schedule: Schedule, look: datetime | None = None) -> Schedule:
+    async def add(self, schedule: Schedule) -> Schedule:
         """Store a new one; when this returns it survives. DocumentExists if there is one of that id."""
-        return replace(schedule, stored=await self._store.create(SCHEDULES, schedule.to_document(look)))
+        return replace(schedule, stored=await self._store.create(SCHEDULES, schedule.to_document()))
 
     async def get(self, schedule_id: str) -> Schedule | None:
         """The stored one, whatever its status. InvalidSchedule if its zone or rule is none any more."""
@@ -311,6 +316,10 @@ def shard_of(schedule_id: str) -> str:
     """The partition of a schedule; empty for what `new_id` did not make."""
     shard, _, unique = schedule_id.partition("-")
     return shard if shard in SHARDS and unique else ""
+
+
+def _claim_text(claim: HandingOver | None) -> list[str] | None:
+    return [time_text(claim.at), time_text(claim.until)] if claim is not None else None
 
 
 def _time(text: str | None) -> datetime | None:
