@@ -17,6 +17,7 @@ from agent_core.proactive.conversation import Conversation, user_partition
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.directory import ConversationDirectory, ConversationFilter
 from agent_core.proactive.lifecycle_work import every
+from agent_core.proactive.recipients import UserRecipient
 from agent_core.proactive.turn_record import partition_of_user
 from agent_core.store.document_store import (
     CONVERSATIONS,
@@ -120,6 +121,12 @@ class UserData:
             await self._delete_or_scrub(conversation, report)
         for partition in partitions:
             await self._delete_partition_of_user(partition, report)
+        recipients = [UserRecipient(aad_object_id)] if aad_object_id else []
+        if channel and user_id:
+            recipients.append(UserRecipient(channel_id=channel, user_id=user_id))
+        for recipient in recipients:
+            async for document in every(self._store, SCHEDULES, [Where("recipient", "=", recipient.name)]):
+                await self._delete(SCHEDULES, document, report)
         if aad_object_id:
             await self._delete_states(aad_object_id.lower(), channel, report)
         await self._delete_dead_letters(names, report)
