@@ -19,8 +19,10 @@ from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.deliveries import Deliveries
 from agent_core.proactive.delivery import Delivery
+from agent_core.proactive.preferences import Preferences, PreferenceStore
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue
+from agent_core.proactive.quiet_hours import QuietHours
 from agent_core.proactive.schedules import Schedule, Schedules
 from agent_core.proactive.work import WorkItem
 from agent_core.turn.turn_context import TurnContext
@@ -41,6 +43,7 @@ class Notifications:
         deliveries: Deliveries,
         dead_letters: DeadLetters,
         proactive: Proactive,
+        preferences: PreferenceStore,
         *,
         new_id: Callable[[], str],
     ) -> None:
@@ -51,6 +54,7 @@ class Notifications:
         self._deliveries = deliveries
         self._dead_letters = dead_letters
         self._proactive = proactive
+        self._preferences = preferences
         self._new_id = new_id
 
     async def schedule(
@@ -182,3 +186,35 @@ class Notifications:
             await context.send_activity(activity)
 
         return notification.__name__, notification
+
+    # -- people's time
+
+    async def mute(self, to: ConversationReference | Conversation | str) -> None:
+        """Opt out: no notification from now on, urgent ones included; what waits is dropped when its time comes.
+
+        Of the user where `to` is alone with the agent, in all his conversations on that channel; else of that group.
+
+        Raises:
+            ConversationNotFound: it is not known.
+        """
+        await self._preferences.mute(to)
+
+    async def unmute(self, to: ConversationReference | Conversation | str) -> None:
+        """Opt in again; what was dropped meanwhile does not come. Raises ConversationNotFound."""
+        await self._preferences.unmute(to)
+
+    async def set_quiet_hours(
+        self, to: ConversationReference | Conversation | str, quiet_hours: QuietHours | None
+    ) -> None:
+        """When the recipient wants none, besides the app's `quiet_hours`; None for whenever those allow.
+
+        What waits already is looked at again when the time comes that was found for it, and then by the new ones.
+
+        Raises:
+            ConversationNotFound: it is not known.
+        """
+        await self._preferences.set_quiet_hours(to, quiet_hours)
+
+    async def preferences(self, to: ConversationReference | Conversation | str) -> Preferences:
+        """What the recipient wants. Raises ConversationNotFound."""
+        return await self._preferences.get(to)
