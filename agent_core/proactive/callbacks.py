@@ -207,7 +207,7 @@ class CallbackReceiver:
             what="notification" if notifies else f"callback {callback.continuation!r}",
             expectation=expectation if ends else None,
             when_unsure="park" if notifies else self._continuations.when_unsure(callback.continuation or ""),
-            notice=Notice() if notifies else None,
+            notice=Notice(urgent=callback.urgent) if notifies else None,
         )
 
     def _handler(self, callback: Callback) -> Handler:

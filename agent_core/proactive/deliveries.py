@@ -252,14 +252,14 @@ class Deliveries:
         if delivery.notice is not None and not delivery.steps:
             created = parse_time(claim.document.body["created"])
             delivery.why = await self._gate.check(
-                delivery.conversation, delivery.preferences, delivery.work.document_id, delivery.notice, created
+                delivery.conversation, delivery.preferences, delivery.work.key, delivery.notice, created
             )
 
     async def _gone(self, delivery: Delivery) -> None:
         """Where this is not kept, those after it wait a little longer, and not for ever."""
         if delivery.notice is not None and delivery.found is not None:
             with suppress(StoreError):
-                await self._gate.gone(delivery.found, delivery.preferences, delivery.work.document_id)
+                await self._gate.gone(delivery.found, delivery.preferences, delivery.work.key)
 
     async def last_marks(self, delivery: Delivery) -> list[Mark]:
         """The ledger's `sent`, for the batch in which the turn's state is kept."""

@@ -11,7 +11,7 @@ from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.preferences import HeldNotification, Preferences, PreferenceStore, Recipient
 from agent_core.proactive.quiet_hours import Decision, QuietHours, decide
 from agent_core.proactive.turn_record import MAX_CONFLICTS
-from agent_core.store.document_store import Document, JsonObject, time_text
+from agent_core.store.document_store import Document, JsonObject, id_for, time_text
 
 # Of one recipient, so many that wait are known, and come in order.
 MAX_HELD = 100
@@ -72,7 +72,7 @@ class DeliveryGate:
         return await self._preferences.read(Recipient.of(conversation))
 
     async def check(
-        self, conversation: Conversation, stored: Document | None, record: str, notice: Notice, nominal: datetime
+        self, conversation: Conversation, stored: Document | None, key: str, notice: Notice, nominal: datetime
     ) -> str:
         """Why the notification may go out now, for people to read.
 
@@ -81,21 +81,21 @@ class DeliveryGate:
 
         Args:
             stored: what `read` gave.
-            record: the id of the delivery's record.
+            key: the delivery's, unique in the conversation.
             nominal: when it was to come, where the notice does not say.
 
         Raises:
             HeldBack: not now. It is listed, so that those of one recipient come in order, and before newer ones.
             NotWanted: it is never to come.
         """
-        recipient = Recipient.of(conversation)
+        recipient, named = Recipient.of(conversation), _named(conversation, key)
         waiting = replace(notice, nominal=notice.nominal or nominal)
         for _ in range(MAX_CONFLICTS):
             now = self._now()
             preferences = Preferences.from_document(stored)
             rules = self._rules(conversation, preferences)
-            decision = _decide(now, rules, preferences, record, waiting)
-            changes = _changes(now, rules, preferences, record, waiting, decision)
+            decision = _decide(now, rules, preferences, named, waiting)
+            changes = _changes(now, rules, preferences, named, waiting, decision)
             try:
                 if changes:
                     await self._preferences.write(recipient, stored, changes)
@@ -109,13 +109,13 @@ class DeliveryGate:
             return decision.reason
         raise DocumentChanged("The preferences of a recipient are written by too many at once; try again")
 
-    async def gone(self, conversation: Conversation, stored: Document | None, record: str) -> None:
+    async def gone(self, conversation: Conversation, stored: Document | None, key: str) -> None:
         """It went out or never will: those after it need not wait. Of two at once both succeed."""
-        recipient = Recipient.of(conversation)
+        recipient, named = Recipient.of(conversation), _named(conversation, key)
         for _ in range(MAX_CONFLICTS):
-            if stored is None or record not in stored.body["held"]:
+            if stored is None or named not in stored.body["held"]:
                 return
-            left = {other: each for other, each in stored.body["held"].items() if other != record}
+            left = {other: each for other, each in stored.body["held"].items() if other != named}
             try:
                 await self._preferences.write(recipient, stored, {"held": left})
                 return
@@ -129,6 +129,11 @@ class DeliveryGate:
         return rules
 
 
+def _named(conversation: Conversation, key: str) -> str:
+    # A user's preferences know of all his conversations, and each has keys of its own.
+    return id_for("notification", conversation.id, key)
+
+
 def _by_clock_of(conversation: Conversation, rule: QuietHours) -> QuietHours:
     if conversation.time_zone is None or not conversation.reference.is_personal:
         return rule
@@ -139,12 +144,12 @@ def _by_clock_of(conversation: Conversation, rule: QuietHours) -> QuietHours:
 
 
 def _decide(
-    now: datetime, rules: Sequence[QuietHours], preferences: Preferences, record: str, notice: Notice
+    now: datetime, rules: Sequence[QuietHours], preferences: Preferences, named: str, notice: Notice
 ) -> Decision:
     decision = decide(
         now,
         rules,
-        sent=[at for other, at in preferences.sent.items() if other != record],
+        sent=[at for other, at in preferences.sent.items() if other != named],
         urgent=notice.urgent,
         opted_out=preferences.muted is not None,
         expires_at=notice.expires_at,
@@ -155,7 +160,7 @@ def _decide(
     before = sum(
         1
         for other, each in preferences.held.items()
-        if (each.nominal, other) < (notice.nominal, record) and each.at - LONGEST_MOMENT <= now <= each.at + OVERDUE
+        if (each.nominal, other) < (notice.nominal, named) and each.at - LONGEST_MOMENT <= now <= each.at + OVERDUE
     )
     if not before:
         return decision
@@ -167,7 +172,7 @@ def _changes(
     now: datetime,
     rules: Sequence[QuietHours],
     preferences: Preferences,
-    record: str,
+    named: str,
     notice: Notice,
     decision: Decision,
 ) -> JsonObject:
@@ -176,15 +181,15 @@ def _changes(
         limit = max((rule.a_day for rule in rules if rule.a_day is not None), default=0)
         if not limit:
             return {}
-        recent = {other: at for other, at in preferences.sent.items() if at > now - COUNTED and other != record}
+        recent = {other: at for other, at in preferences.sent.items() if at > now - COUNTED and other != named}
         # In the order in which they came; more than the limit need not be known.
-        return {"sent": {other: time_text(at) for other, at in [*recent.items(), (record, now)][-limit:]}}
+        return {"sent": {other: time_text(at) for other, at in [*recent.items(), (named, now)][-limit:]}}
     held = {other: each for other, each in preferences.held.items() if each.at >= now - OVERDUE}
     if decision.at is not None and notice.nominal is not None:
-        held[record] = HeldNotification(notice.nominal, decision.at)
+        held[named] = HeldNotification(notice.nominal, decision.at)
         held = dict(sorted(held.items(), key=lambda each: (each[1].nominal, each[0]))[:MAX_HELD])
     else:
-        held.pop(record, None)
+        held.pop(named, None)
     if held == preferences.held:
         return {}
     return {"held": {other: each.to_dict() for other, each in held.items()}}

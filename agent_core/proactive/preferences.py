@@ -54,7 +54,7 @@ class Preferences:
     Attributes:
         muted: since when nothing is wanted; None: notifications are.
         quiet_hours: when not, besides the app's rule for all; None: whenever that allows.
-        sent: when notifications were let through that count for a limit a day, by the id of the delivery's record.
+        sent: when notifications were let through that count for a limit a day, by a digest of conversation and key.
         held: what waits, likewise; a hundred at most.
     """
 
