@@ -129,6 +129,13 @@ async def test_the_apps_rule_goes_by_the_clock_of_a_recipient_whose_channel_tell
     assert agent.adapter.texts == ["Good afternoon", "Good morning"]
 
 
+async def test_in_a_group_nobodys_clock_is_that_of_all() -> None:
+    group = ConversationAccount(id="c1", conversation_type="groupChat")
+    agent = await People(NIGHT).begin("2026-01-06T21:00", zone="America/New_York", conversation=group)
+    key = await agent.notify("Good evening")
+    assert (await agent.report(key)).until == datetime(2026, 1, 7, 7, 0, tzinfo=UTC)
+
+
 async def test_a_zone_that_is_none_breaks_no_delivery(caplog: pytest.LogCaptureFixture) -> None:
     """Neither one that a channel tells, nor one that was taken out of the zone data since it was stored."""
     agent = await People(NIGHT).begin("2026-01-06T21:00", zone="W. Europe Standard Time")
@@ -323,12 +330,15 @@ async def test_a_notification_that_is_tried_again_takes_no_second_place() -> Non
     assert agent.adapter.texts == ["1", "2"]
 
 
+@pytest.mark.parametrize("known", [False, True])
 async def test_of_two_workers_at_once_one_gets_the_last_place_of_the_day(
-    open_store: Callable[[Callable[[], datetime]], DocumentStore],
+    open_store: Callable[[Callable[[], datetime]], DocumentStore], known: bool
 ) -> None:
     """In two conversations of one user, so that nothing but the place stands between them."""
     agent = await People(QuietHours(PARIS, a_day=1), open_store=open_store).begin()
     await agent.begin(conversation=ConversationAccount(id="c2"))
+    if known:
+        await agent.agent.notifications.unmute("c1")
     other = agent.another_worker()
     for conversation in ("c1", "c2"):
         body = {"type": "agent.notification.v1", "conversationId": conversation, "text": conversation}
@@ -409,6 +419,7 @@ async def test_after_quiet_hours_were_taken_back_new_ones_do_not_wait_for_those_
     agent = await People().begin("2026-01-06T21:00")
     await agent.agent.notifications.set_quiet_hours("c1", NIGHT)
     await agent.notify("held")
+    await agent.clock.advance(timedelta(seconds=1))
     await agent.agent.notifications.set_quiet_hours("c1", None)
     await agent.notify("new")
     assert agent.adapter.texts == ["new"]
