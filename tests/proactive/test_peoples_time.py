@@ -11,14 +11,16 @@ import pytest
 
 from agent_core import AgentApplication, QuietHours, TurnContext, TurnState
 from agent_core.activity.conversation_reference import ChannelAccount, ConversationAccount
-from agent_core.errors import ChannelError, ConversationNotFound
+from agent_core.errors import ChannelError, ConversationNotFound, QueueUnavailable, StoreUnavailable
 from agent_core.proactive.conversation import user_partition
 from agent_core.proactive.delivery_gate import MAX_HELD, OVERDUE, Notice, NotWanted
 from agent_core.proactive.delivery_reports import DeliveryReport, DeliveryReports
+from agent_core.proactive.queue import QueueMessage
 from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import CONVERSATIONS, USERS, DocumentStore, id_for
 from agent_core.store.memory_store import MemoryStore
 from agent_core.store.sqlite_store import SqliteStore
+from tests.faulty_store import Fault, FaultyStore
 from tests.proactive.setting import Setting
 
 PARIS = "Europe/Paris"
@@ -445,6 +447,94 @@ async def test_a_duplicate_of_what_was_sent_neither_waits_nor_is_listed() -> Non
     assert (await agent.report("callback:lunch")).status == "sent"
     assert agent.queue.messages == []
     assert not (await agent.agent.notifications.preferences("c1")).held
+
+
+# -- faults
+
+
+@pytest.mark.parametrize("fault", ["refused", "lost"])
+async def test_a_store_that_fails_once_anywhere_while_a_notification_is_held_loses_and_doubles_nothing(
+    fault: Fault,
+) -> None:
+    """Each of the calls in turn; what the queue was not told is done comes from it again."""
+    calls = await _hold_with_a_fault_at(None, fault)
+    assert calls > 5
+    for number in range(1, calls + 1):
+        await _hold_with_a_fault_at(number, fault)
+
+
+async def _hold_with_a_fault_at(number: int | None, fault: Fault) -> int:
+    faulty: list[FaultyStore] = []
+
+    def wrap(store: DocumentStore) -> DocumentStore:
+        faulty.append(FaultyStore(store))
+        return faulty[0].as_store()
+
+    agent = await People(NIGHT, wrap=wrap).begin("2026-01-06T21:00")
+    (store,) = faulty
+    store.forget()
+    if number is not None:
+        store.faults[number] = fault
+    try:
+        await agent.notify("once")
+    except StoreUnavailable:
+        await agent.notify("once")
+    calls = len(store.calls)
+    store.forget()
+    await agent.settle(EVERYTHING)
+    await agent.clock.advance(timedelta(seconds=1))
+    await agent.notify("after")
+    assert (agent.adapter.texts, len(agent.queue.messages)) == ([], 2), number
+    await agent.until("2026-01-07T07:00")
+    assert agent.adapter.texts == ["once", "after"], number
+    assert await agent.dead_letters() == []
+    return calls
+
+
+async def test_that_it_went_need_not_be_kept_for_those_after_it_to_come() -> None:
+    """The last write of all fails, and the message is out: it is not sent again, and holds nobody up for long."""
+
+    async def released(fails: int | None) -> tuple[People, int]:
+        faulty: list[FaultyStore] = []
+
+        def wrap(store: DocumentStore) -> DocumentStore:
+            faulty.append(FaultyStore(store))
+            return faulty[0].as_store()
+
+        agent = await People(NIGHT, wrap=wrap).begin("2026-01-06T21:00")
+        await agent.notify("once")
+        await agent.clock.advance(timedelta(hours=10))
+        faulty[0].forget()
+        if fails is not None:
+            faulty[0].faults[fails] = "refused"
+        await agent.until_idle()
+        return agent, len(faulty[0].calls)
+
+    agent, calls = await released(None)
+    assert not (await agent.agent.notifications.preferences("c1")).held
+    agent, _ = await released(calls)
+    assert (await agent.agent.notifications.preferences("c1")).held
+    await agent.notify("after")
+    assert (agent.adapter.texts, agent.queue.messages[0].subject) == (["once"], "callback")
+    await agent.settle(OVERDUE + EVERYTHING)
+    assert agent.adapter.texts == ["once", "after"]
+
+
+async def test_a_queue_that_fails_while_a_notification_is_held_is_told_again() -> None:
+    agent = await People(NIGHT).begin("2026-01-06T21:00")
+    send, failures = agent.queue.send, [QueueUnavailable("told to")]
+
+    async def fail_once(message: QueueMessage) -> None:
+        if failures:
+            raise failures.pop()
+        await send(message)
+
+    agent.queue.send = fail_once  # type: ignore[method-assign]  # the queue's own copy of the fault
+    with pytest.raises(QueueUnavailable):
+        await agent.notify("once")
+    await agent.notify("once")
+    await agent.until("2026-01-07T07:00")
+    assert agent.adapter.texts == ["once"]
 
 
 # -- what the parts promise
