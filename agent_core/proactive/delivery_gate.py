@@ -181,9 +181,10 @@ def _changes(
         limit = max((rule.a_day for rule in rules if rule.a_day is not None), default=0)
         if not limit:
             return {}
-        recent = {other: at for other, at in preferences.sent.items() if at > now - COUNTED and other != named}
-        # In the order in which they came; more than the limit need not be known.
-        return {"sent": {other: time_text(at) for other, at in [*recent.items(), (named, now)][-limit:]}}
+        recent = {other: at for other, at in preferences.sent.items() if at > now - COUNTED} | {named: now}
+        # More than the limit, of those that came last, need not be known.
+        newest = sorted(recent.items(), key=lambda each: each[1])[-limit:]
+        return {"sent": {other: time_text(at) for other, at in newest}}
     held = {other: each for other, each in preferences.held.items() if each.at >= now - OVERDUE}
     if decision.at is not None and notice.nominal is not None:
         held[named] = HeldNotification(notice.nominal, decision.at)
