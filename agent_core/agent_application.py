@@ -129,6 +129,7 @@ class AgentApplication:
             self._awaiting,
             Throttle(store, adapter.now),
             now=adapter.now,
+            sleep=adapter.sleep,
         )
         schedules = Schedules(store)
         later = ContinuingLater(schedules, queue, self._continuations, now=adapter.now, new_id=new_id)
