@@ -20,7 +20,8 @@ from agent_core.proactive.deliveries import Deliveries
 from agent_core.proactive.delivery import Delivery
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import QueueMessage
-from agent_core.proactive.tickets import Ticket, Tickets, expectation_of
+from agent_core.proactive.tickets import Ticket, Tickets, counterpart_of, expectation_of
+from agent_core.proactive.turn_record import partition_of_user
 from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import CONVERSATIONS, Document, DocumentStore, Where, id_for, time_text
 from agent_core.turn.turn_context import TurnContext
@@ -70,6 +71,8 @@ class ExpectedCallbacks:
                 id=self._new_id(),
                 kinds=frozenset(kinds),
                 expires=now + valid_for,
+                user=partition_of_user(reference, context.identity),
+                tenant_id=Conversation(reference, context.identity, now).tenant_id,
             )
         )
         await self._store.create(
@@ -206,6 +209,7 @@ class CallbackReceiver:
             what="notification" if notifies else f"callback {callback.continuation!r}",
             expectation=expectation if ends else None,
             when_unsure="park" if notifies else self._continuations.when_unsure(callback.continuation or ""),
+            counterpart=counterpart_of(callback.ticket),
         )
 
     def _handler(self, callback: Callback) -> Handler:
