@@ -179,7 +179,7 @@ class Ledger:
             found = self._decide(work, token, record, order)
             if found is None:
                 found = await self._take(work, token, record, order)
-            elif isinstance(found, InLine) and not await self._join(work, order):
+            elif not await self._line_up(work, order, stays=isinstance(found, InLine)):
                 continue
             if found is not None:
                 return found
@@ -190,12 +190,16 @@ class Ledger:
         order, now = await self._read(work.conversation_id, turn_order.DOCUMENT_ID), self._now()
         return turn_order.may_begin(order, work.key, now) or not turn_order.is_in_line(order, work.key, now)
 
-    async def _join(self, work: Work, order: Document | None) -> bool:
-        """Take a place in the line, which is as long as it may get; False if others wrote it meanwhile."""
-        joining = turn_order.join(order, work.conversation_id, work.key, self._now()) if order else None
-        if joining is not None:
+    async def _line_up(self, work: Work, order: Document | None, *, stays: bool) -> bool:
+        """Take a place in the line, or leave it, so that nobody waits for a copy of what was done.
+
+        False if others wrote the line meanwhile.
+        """
+        change = turn_order.join if stays else turn_order.leave
+        operation = change(order, work.conversation_id, work.key, self._now()) if order else None
+        if operation is not None:
             try:
-                await self._store.batch(CONVERSATIONS, work.conversation_id, [joining])
+                await self._store.batch(CONVERSATIONS, work.conversation_id, [operation])
             except DocumentChanged:
                 return False
         return True

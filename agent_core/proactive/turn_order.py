@@ -13,6 +13,7 @@ from agent_core.proactive.claims import Mark, held, held_until
 from agent_core.store.document_store import (
     CONVERSATIONS,
     Create,
+    Delete,
     Document,
     JsonObject,
     Operation,
@@ -79,8 +80,18 @@ def join(order: Document, conversation_id: str, key: str, now: datetime) -> Oper
         line.append(place)
     else:
         return None
-    kept = {name: order.body[name] for name in ("status", "token", "heldUntil", "updated")}
-    return Replace(_body(conversation_id, line, kept), order.etag)
+    return _with_line(order, conversation_id, line)
+
+
+def leave(order: Document, conversation_id: str, key: str, now: datetime) -> Operation | None:
+    """What gives the place in the line up; None if there is none."""
+    line = _line(order, now)
+    left = [place for place in line if place["key"] != key]
+    if left == line:
+        return None
+    if not left and order.body["status"] == "free":
+        return Delete(order.id, order.etag)
+    return _with_line(order, conversation_id, left)
 
 
 def end(order: Document, now: datetime, *, back_at: datetime | None = None, key: str = "") -> Mark:
@@ -94,6 +105,11 @@ def end(order: Document, now: datetime, *, back_at: datetime | None = None, key:
         return {**body, "line": line} if line else None
 
     return Mark(order, changes, finish)
+
+
+def _with_line(order: Document, conversation_id: str, line: list[JsonObject]) -> Operation:
+    kept = {name: order.body[name] for name in ("status", "token", "heldUntil", "updated")}
+    return Replace(_body(conversation_id, line, kept), order.etag)
 
 
 def _line(order: Document | None, now: datetime) -> list[JsonObject]:

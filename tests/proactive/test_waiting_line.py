@@ -286,6 +286,26 @@ async def test_a_place_is_lost_where_its_holder_gives_no_sign_so_that_a_death_ho
     assert here.adapter.texts == ["slow", "third"]
 
 
+async def test_a_copy_of_what_was_done_gives_its_place_up_and_nobody_waits_for_it() -> None:
+    """It may have looked at the record before it was done, and taken its place after."""
+    here = Processes(3)
+    await here.know("c1")
+    await here.arrive(0, "twice")
+    await here.let_go("twice")
+    await here.arrive(0, "slow")
+    order = await here.store.read(CONVERSATIONS, "c1", "turn-order")
+    assert order is not None
+    joining = turn_order.join(order, "c1", "callback:twice", here.clock.now())
+    assert joining is not None
+    await here.store.batch(CONVERSATIONS, "c1", [joining])
+    await here.arrive(1, "third")
+    await here.arrive(2, "twice")
+    await here.let_go("slow")
+    await here.pass_by(SOON)
+    assert here.began == ["twice", "slow", "third"]
+    await here.finish()
+
+
 async def test_a_line_that_is_full_turns_nobody_away_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turn_order, "MAX_LINE", 3)
     here, keys = Processes(6), [f"k{number}" for number in range(6)]
