@@ -139,6 +139,7 @@ class AgentApplication:
             Throttle(store, adapter.now),
             DeliveryGate(preferences, quiet_hours, now=adapter.now),
             now=adapter.now,
+            sleep=adapter.sleep,
         )
         schedules = Schedules(store)
         timer = Timer(schedules, queue, self.dead_letters, now=adapter.now)

@@ -22,7 +22,8 @@ from agent_core.proactive.delivery import Delivery
 from agent_core.proactive.delivery_gate import Notice
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import QueueMessage
-from agent_core.proactive.tickets import Ticket, Tickets, expectation_of
+from agent_core.proactive.tickets import Ticket, Tickets, counterpart_of, expectation_of
+from agent_core.proactive.turn_record import partition_of_user
 from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import CONVERSATIONS, Document, DocumentStore, Where, id_for, time_text
 from agent_core.turn.turn_context import TurnContext
@@ -72,6 +73,8 @@ class ExpectedCallbacks:
                 id=self._new_id(),
                 kinds=frozenset(kinds),
                 expires=now + valid_for,
+                user=partition_of_user(reference, context.identity),
+                tenant_id=Conversation(reference, context.identity, now).tenant_id,
             )
         )
         await self._store.create(
@@ -212,6 +215,7 @@ class CallbackReceiver:
             expectation=expectation if ends else None,
             when_unsure="park" if notifies else self._continuations.when_unsure(callback.continuation or ""),
             notice=Notice(urgent=callback.urgent) if notifies else None,
+            counterpart=counterpart_of(callback.ticket),
         )
 
     def _handler(self, callback: Callback) -> Handler:

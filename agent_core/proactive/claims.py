@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeGuard
 
-from agent_core.store.document_store import CONVERSATIONS, Document, DocumentStore, JsonObject, parse_time, time_text
+from agent_core.store.document_store import (
+    CONVERSATIONS,
+    Delete,
+    Document,
+    DocumentStore,
+    JsonObject,
+    Replace,
+    parse_time,
+    time_text,
+)
 
 # A failure of the store that took no longer than this leaves time for a second try.
 AT_ONCE = timedelta(seconds=1)
@@ -25,15 +34,23 @@ class Mark:
     Attributes:
         document: the version that we hold, with our token.
         changes: the fields to set; `status` among them.
+        finish: makes of the document with these changes what is written, by what others wrote into it; None: it goes.
     """
 
     document: Document
     changes: JsonObject
+    finish: Callable[[JsonObject], JsonObject | None] | None = None
 
     @property
     def body(self) -> JsonObject:
-        """The document to write."""
+        """The document with the changes."""
         return {**self.document.body, **self.changes}
+
+    @property
+    def operation(self) -> Replace | Delete:
+        """What writes it."""
+        body = self.finish(self.body) if self.finish else self.body
+        return Replace(body, self.document.etag) if body else Delete(self.document.id, self.document.etag)
 
     def is_made_in(self, stored: Document | None) -> TypeGuard[Document]:
         """Whether the step is in there by our own hand: a write can be done and its answer lost."""
@@ -51,7 +68,7 @@ async def newest_marks(store: DocumentStore, partition: str, marks: Sequence[Mar
     if marks[0].is_made_in(stored[0]):
         return None
     newest = [
-        Mark(document, mark.changes)
+        replace(mark, document=document)
         for mark, document in zip(marks, stored, strict=True)
         if document is not None and document.body["token"] == mark.document.body["token"]
     ]

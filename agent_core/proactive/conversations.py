@@ -116,7 +116,7 @@ class Conversations:
         """One turn, with `context.state`; kept afterwards, with the marks, if nothing was raised.
 
         Args:
-            known: the conversation as it was just read, and `user` what `user_of` gave with it; else they are read.
+            known: the conversation as it was just read, and `user` what `user_at` gave with it; else they are read.
             marks: called after the turn.
 
         Raises:
@@ -135,10 +135,9 @@ class Conversations:
                 await self._note_refusal(record, error)
         await self.keep(record, await marks() if marks else ())
 
-    async def user_of(self, conversation: Conversation) -> Document | None:
-        """The document of the state of the conversation's user, for `turn`."""
-        user = partition_of_user(conversation.reference, conversation.identity)
-        return await self._store.read(USERS, user, "state") if user else None
+    async def user_at(self, partition: str | None) -> Document | None:
+        """The document of the state of the user that `partition_of_user` names, for `turn`."""
+        return await self._store.read(USERS, partition, "state") if partition else None
 
     async def load(self, context: TurnContext) -> TurnRecord:
         """Read what is kept of a turn's conversation and user: one round trip, and nothing is written."""
@@ -191,7 +190,7 @@ class Conversations:
         known = record.stored
         async with self._lock(document_id + partition):
             for _ in range(MAX_CONFLICTS):
-                operations: list[Operation] = [Replace(mark.body, mark.document.etag) for mark in marks]
+                operations: list[Operation] = [mark.operation for mark in marks]
                 known_now = Conversation.from_document(known) if known else None
                 after = record.after_turn(known_now) if record.is_changed else None
                 if after is not None:

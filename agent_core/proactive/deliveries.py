@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random as random_numbers
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
-from weakref import WeakValueDictionary
 
 from agent_core.errors import (
     ChannelError,
     ConversationNotFound,
     ConversationSuspended,
+    DocumentChanged,
     MessageTooLarge,
     NotAllowed,
     QueueUnavailable,
@@ -45,23 +48,43 @@ from agent_core.proactive.ledger import (
     WhenUnsure,
     Work,
 )
+from agent_core.proactive.preferences import PreferenceOwner
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.throttle import Throttle
+from agent_core.proactive.turn_record import partition_of_user
+from agent_core.proactive.waiting_line import Present, WaitingLine
 from agent_core.proactive.work import WorkItem
-from agent_core.store.document_store import parse_time, time_text
+from agent_core.store.document_store import Document, parse_time, time_text
 
 logger = logging.getLogger(__name__)
 
 # A channel that throttles and does not say for how long.
 THROTTLED = timedelta(seconds=30)
-# Who waits for the conversation's turn comes again after this.
+# Who waited for the conversation's turn in vain comes again after this.
 IN_LINE = timedelta(seconds=1)
+# A copy of what another worker does looks again after this: it is done then, or its worker's lease is over soon.
+LOOKS_AGAIN = timedelta(seconds=5)
+# Of so many conversations it is remembered with whom they are: 10,000 take 4 MB.
+REMEMBERED = 10_000
 # A callback may be faster than the turn that stores its conversation; after so many attempts nobody stores it any more.
 ATTEMPTS_TO_FIND = 3
 REASONS = {"gone": "ConversationGone", "blocked": "Blocked", "misconfigured": "Misconfigured", "rejected": "Rejected"}
 
 Find = Callable[[], Awaitable[Conversation]]
 Run = Callable[[Delivery], Awaitable[None]]
+Opening = Callable[[Present], Awaitable[tuple[Found, datetime | None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Counterpart:
+    """With whom a conversation is; known beforehand, it saves a round trip, and known wrongly, it costs nothing.
+
+    Attributes:
+        user: where the user's state is kept, None for nobody's.
+    """
+
+    user: str | None
+    tenant_id: str | None
 
 
 class _CannotBeQueued(Exception):
@@ -82,6 +105,8 @@ class Deliveries:
         gate: DeliveryGate,
         *,
         now: Callable[[], datetime],
+        sleep: Callable[[timedelta], Awaitable[None]],
+        random: Callable[[], float] = random_numbers.random,
     ) -> None:
         self._ledger = ledger
         self._queue = queue
@@ -91,7 +116,8 @@ class Deliveries:
         self._throttle = throttle
         self._gate = gate
         self._now = now
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._line = WaitingLine(now=now, sleep=sleep, random=random)
+        self._counterparts: dict[str, Counterpart] = {}
 
     async def deliver(
         self,
@@ -105,6 +131,7 @@ class Deliveries:
         when_unsure: WhenUnsure = "park",
         notice: Notice | None = None,
         on_hold: Callable[[datetime], Awaitable[None]] | None = None,
+        counterpart: Counterpart | None = None,
     ) -> bool:
         """Do this work once; logs one line. True if it was done now.
 
@@ -116,29 +143,28 @@ class Deliveries:
                 `NotWanted`.
             run: the work; it calls `delivery.watch` on its turn's context, and lets an error handler speak if
                 `gives_up` says.
-            expectation: looks up the expectation that a callback fulfils; the claim uses it up.
+            expectation: looks up the expectation that a callback fulfils; it is used up.
             when_unsure: what becomes of a message of which nobody knows whether it arrived.
             notice: it is a notification, to be held or dropped as its recipient wants; not once a part of it was sent.
             on_hold: called before it is held, with the time until which what the work needs must be kept.
+            counterpart: with whom the conversation probably is.
 
         Raises:
             AgentError: not even the queue or the store was reached; let the message be delivered again.
         """
         work = Work(item.key, conversation_id, what, item.content, when_unsure)
         delivery = Delivery(item, work, self._ledger, notice, on_hold)
+        opening = partial(self._open, delivery, find, expectation, counterpart)
+        present = self._line.at(conversation_id)
+        present.keys.append(item.key)
         started = self._now()
-        outcome = "failed"
+        outcome: str | None = "failed"
         try:
-            # Those of one process wait here, in the order they came; only those of others come again from the queue.
-            async with self._lock(conversation_id):
-                try:
-                    outcome = await self._attempt_or_bury(delivery, find, run, expectation)
-                except TakenOver:
-                    # Our lease was over, and another worker went on; what we sent so far it finds in the record.
-                    outcome = "left to another worker"
-                finally:
-                    await delivery.let_go()
+            # Whoever stands behind one that is before it among all hosts lets that one pass.
+            while (outcome := await self._in_turn(delivery, present, opening, run)) is None:
+                pass
         finally:
+            present.keys.remove(item.key)
             milliseconds = round((self._now() - started).total_seconds() * 1000)
             logger.info(
                 "Delivery: %s %s in %d ms, attempt %d, key %r, conversation %r",
@@ -151,39 +177,40 @@ class Deliveries:
             )
         return outcome == "sent"
 
-    def _lock(self, conversation_id: str) -> asyncio.Lock:
-        lock = self._locks.get(conversation_id)
-        if lock is None:
-            lock = self._locks[conversation_id] = asyncio.Lock()
-        return lock
+    async def _in_turn(self, delivery: Delivery, present: Present, opening: Opening, run: Run) -> str | None:
+        """How it came out; None if another one of this process is before it."""
+        async with present.lock:
+            try:
+                return await self._attempt(delivery, present, opening, run)
+            except _CannotBeQueued as error:
+                return await self._bury(delivery, "TooLarge", str(error))
+            except TakenOver:
+                # Our lease was over, and another worker went on; what we sent so far it finds in the record.
+                return "left to another worker"
+            finally:
+                await delivery.let_go()
 
-    async def _attempt_or_bury(
-        self, delivery: Delivery, find: Find | None, run: Run, expectation: Expectation | None
-    ) -> str:
-        try:
-            return await self._attempt(delivery, find, run, expectation)
-        except _CannotBeQueued as error:
-            return await self._bury(delivery, "TooLarge", str(error))
-
-    async def _attempt(self, delivery: Delivery, find: Find | None, run: Run, expectation: Expectation | None) -> str:
+    async def _attempt(self, delivery: Delivery, present: Present, opening: Opening, run: Run) -> str | None:
         item = delivery.item
         try:
-            found, until = await self._open(delivery, find, expectation)
+            found, until = await opening(present)
             if isinstance(found, Settled):
                 await self._gone(delivery)
                 return f"done before ({found.status})"
             if isinstance(found, Held):
-                await self._put(item.put_back(), found.until)
-                return f"put off until {found.until:%H:%M:%S}, another worker has it"
+                again = min(found.until, self._now() + LOOKS_AGAIN)
+                await self._put(item.put_back(), again)
+                return f"put off until {again:%H:%M:%S}, another worker has it"
             if isinstance(found, InLine):
-                await self._put(item.put_back(), self._now() + IN_LINE)
+                if present.hold_up(found):
+                    return None
+                await self._put(item.put_back(), max(self._now() + IN_LINE, found.not_before or self._now()))
                 return "put off, another turn of the conversation is before it"
             if isinstance(found, OtherContent):
                 return await self._conflict(delivery)
             if isinstance(found, Unsure):
                 delivery.begin(found.claim)
                 return await self._park(delivery, "Unsure", "a worker ended while it sent")
-            delivery.begin(found)
             if until is not None:
                 return await self._put_off(delivery, until)
             await self._check(delivery, found)
@@ -225,30 +252,93 @@ class Deliveries:
             return await self._again(delivery, "HandlerFailed", explanation)
 
     async def _open(
-        self, delivery: Delivery, find: Find | None, expectation: Expectation | None
+        self,
+        delivery: Delivery,
+        find: Find | None,
+        expectation: Expectation | None,
+        counterpart: Counterpart | None,
+        present: Present,
     ) -> tuple[Found, datetime | None]:
-        """Claim the work, and beside that read what its turn needs: two round trips. Says too until when to wait."""
-        claiming = asyncio.ensure_future(self._ledger.claim(delivery.work, expectation))
-        try:
-            if find is None:
-                return await claiming, None
-            delivery.found = conversation = await find()
-            delivery.user, until, delivery.preferences = await asyncio.gather(
-                self._conversations.user_of(conversation),
-                self._throttle.until(conversation.tenant_id),
-                self._gate.read(conversation) if delivery.notice is not None else _nothing(),
+        """Claim the work and read what its turn needs; says too until when to wait.
+
+        The usual case is one round trip: new work in a conversation in which nobody speaks. A second one uses up a
+        placeholder, or reads the user's state where nobody could tell whose it is. Else the claim comes first: what was
+        read before it may be older than the turn before.
+        """
+        if delivery.item.attempt == 1 and delivery.item.wait == 0:
+            claimed, until = await asyncio.gather(
+                self._claim_new(delivery, expectation),
+                self._look_up(delivery, find, counterpart),
+                return_exceptions=True,
             )
-            return await claiming, until
-        except BaseException as error:
-            claimed = (await asyncio.gather(claiming, return_exceptions=True))[0]
-            if isinstance(claimed, Claim):
-                delivery.begin(claimed)
-            elif isinstance(error, (HeldBack, NotWanted)):
-                # What the ledger says goes first.
-                if isinstance(claimed, BaseException):
-                    raise claimed from error
-                return claimed, None
-            raise
+            if isinstance(claimed, BaseException):
+                raise claimed
+            if claimed is not None:
+                if isinstance(until, BaseException):
+                    raise until
+                return claimed, until
+        is_due, claim = (
+            partial(self._ledger.is_due, delivery.work),
+            partial(self._ledger.claim, delivery.work, delivery.token),
+        )
+        found = await self._line.wait(present, await claim(), is_due, claim)
+        if not isinstance(found, Claim):
+            return found, None
+        delivery.begin(found)
+        if expectation is not None:
+            await self._fulfil(delivery, found, await expectation(), expectation)
+        return found, await self._look_up(delivery, find, counterpart)
+
+    async def _claim_new(self, delivery: Delivery, expectation: Expectation | None) -> Claim | None:
+        claim, expected = await asyncio.gather(
+            self._ledger.claim_new(delivery.work, delivery.token),
+            expectation() if expectation else _nothing(),
+            return_exceptions=True,
+        )
+        if isinstance(claim, Claim):
+            delivery.begin(claim)  # so that it is given back whatever fails from here on
+        for each in (claim, expected):
+            if isinstance(each, BaseException):
+                raise each
+        if expectation is not None and isinstance(claim, Claim) and isinstance(expected, Document):
+            await self._fulfil(delivery, claim, expected, expectation)
+        return claim if isinstance(claim, Claim) else None
+
+    async def _fulfil(
+        self, delivery: Delivery, claim: Claim, expected: Document | None, expectation: Expectation
+    ) -> None:
+        await self._ledger.use_up(claim, expected, expectation)
+        delivery.placeholder = claim.replaces
+
+    async def _look_up(self, delivery: Delivery, find: Find | None, counterpart: Counterpart | None) -> datetime | None:
+        """Read the conversation, its user's state and wishes, and until when nothing may be sent."""
+        if find is None:
+            return None
+
+        conversation_id = delivery.work.conversation_id
+
+        async def read(of: Counterpart) -> tuple[Document | None, datetime | None, Document | None]:
+            return await asyncio.gather(
+                self._conversations.user_at(of.user),
+                self._throttle.until(of.tenant_id),
+                self._gate.of_user(of.user) if delivery.notice is not None else _nothing(),
+            )
+
+        guess = self._counterparts.pop(conversation_id, counterpart)
+        conversation, guessed, of_all = await asyncio.gather(
+            find(),
+            read(guess) if guess else _nothing(),
+            self._gate.of_group(conversation_id) if delivery.notice is not None else _nothing(),
+        )
+        delivery.found = conversation
+        user = partition_of_user(conversation.reference, conversation.identity)
+        real = Counterpart(user, conversation.tenant_id)
+        if len(self._counterparts) >= REMEMBERED:
+            self._counterparts.pop(next(iter(self._counterparts)))
+        self._counterparts[conversation_id] = real
+        delivery.user, until, of_one = guessed if guessed and real == guess else await read(real)
+        delivery.preferences = of_one if PreferenceOwner.of(conversation).is_user else of_all
+        return until
 
     async def _check(self, delivery: Delivery, claim: Claim) -> None:
         if delivery.notice is not None and not delivery.steps:
@@ -267,6 +357,10 @@ class Deliveries:
         """The ledger's `sent`, for the batch in which the turn's state is kept."""
         if delivery.claim is None or delivery.unknown:
             return []
+        if delivery.claim.fulfils is not None:
+            # Nothing was sent, so nothing was used up. Where another callback was as fast, that one has fulfilled it.
+            with suppress(DocumentChanged):
+                await self._ledger.step(delivery.claim, "claimed", steps=delivery.steps)
         await delivery.let_go()
         delivery.settled = True
         return self._ledger.last_marks(delivery.claim, "sent", steps=delivery.steps, **delivery.account)

@@ -26,6 +26,7 @@ class Delivery:
     """A delivery under way.
 
     Attributes:
+        token: what it is claimed with.
         claim: the ledger's record, once it is ours.
         steps: the messages so far, of earlier attempts too: `{"status": "sending" | "sent", "id"}`.
         placeholder: the id of a message that the next one edits, until one did.
@@ -47,6 +48,7 @@ class Delivery:
     ) -> None:
         self.item = item
         self.work = work
+        self.token = ledger.new_token()
         self.claim: Claim | None = None
         self.steps: list[dict[str, Any]] = []
         self.placeholder: str | None = None

@@ -67,9 +67,13 @@ class DeliveryGate:
         self._quiet_hours = quiet_hours
         self._now = now
 
-    async def read(self, conversation: Conversation) -> Document | None:
-        """What `check` and `gone` need; nothing is written."""
-        return await self._preferences.read(PreferenceOwner.of(conversation))
+    async def of_user(self, partition: str | None) -> Document | None:
+        """What `check` and `gone` need where the agent is alone with this user."""
+        return await self._preferences.read(PreferenceOwner.user(partition)) if partition is not None else None
+
+    async def of_group(self, conversation_id: str) -> Document | None:
+        """What `check` and `gone` need in a conversation of several."""
+        return await self._preferences.read(PreferenceOwner.group(conversation_id))
 
     async def check(
         self, conversation: Conversation, stored: Document | None, key: str, notice: Notice, nominal: datetime

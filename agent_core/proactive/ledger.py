@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -68,10 +67,15 @@ class Work:
 
 @dataclass(slots=True)
 class Claim:
-    """A delivery that this worker holds, and its turn in the conversation: the newest versions of both documents."""
+    """A delivery that this worker holds, and its turn in the conversation: the newest versions of both documents.
+
+    Attributes:
+        fulfils: the expectation that the next step uses up.
+    """
 
     document: Document
     order: Document
+    fulfils: Document | None = None
     # Steps, renewals and the end are written one after the other.
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -109,7 +113,15 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class InLine:
-    """Another turn of the conversation runs, or is due before this one."""
+    """Another turn of the conversation runs, or is due before this one.
+
+    Attributes:
+        before: the keys of those that wait before it.
+        not_before: when the first of them is to be tried again, if it waits for that.
+    """
+
+    before: tuple[str, ...] = ()
+    not_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,37 +155,35 @@ class Ledger:
         self._sleep = sleep
         self._new_id = new_id
 
-    async def claim(self, work: Work, expectation: Expectation | None) -> Found:
-        """Claim a delivery and the conversation's turn, and use a callback's expectation up, all in one batch.
+    def new_token(self) -> str:
+        """What a worker knows its own writes by."""
+        return self._new_id()
+
+    async def claim_new(self, work: Work, token: str) -> Claim | None:
+        """Like `claim`, without a look, in one round trip; None if it may be known already, or another turn runs."""
+        claim = await self._take(work, token, None, None)
+        return claim if isinstance(claim, Claim) else None
+
+    async def claim(self, work: Work, token: str) -> Found:
+        """Claim a delivery and the conversation's turn in one batch.
 
         Of two callers at once with one delivery, or one conversation, one gets it.
 
         Raises:
             StoreUnavailable: whether it is claimed is unknown; a later try finds its lease over and takes it.
         """
-        token = self._new_id()
         for _ in range(TRIES):
-            record, order, expected = await asyncio.gather(
+            record, order = await asyncio.gather(
                 self._read(work.conversation_id, work.document_id),
                 self._read(work.conversation_id, turn_order.DOCUMENT_ID),
-                _none() if expectation is None else expectation(),
             )
-            found = await self._decide(work, token, record, order)
+            found = self._decide(work, token, record, order)
+            if found is None:
+                found = await self._take(work, token, record, order)
+            elif not await self._line_up(work, order, stays=isinstance(found, InLine)):
+                continue
             if found is not None:
                 return found
-            now = self._now()
-            body = self._record(work, token, record, expected)
-            taking = turn_order.begin(order, work.conversation_id, work.key, token, now)
-            operations: list[Operation] = [Replace(body, record.etag) if record else Create(body), taking]
-            if expected is not None and body["fulfils"] == expected.id:
-                operations.append(Delete(expected.id, expected.etag))
-            try:
-                etags = await self._store.batch(CONVERSATIONS, work.conversation_id, operations)
-            except (DocumentExists, DocumentChanged):
-                # Another worker was as fast; or it is our own write, repeated below us: the next look tells.
-                continue
-            claim = Claim(Document(body, etags[0]), Document(taking.body, etags[1]))
-            return Unsure(claim) if body["status"] == "sending" else claim
         return InLine()
 
     async def settled(self, key: str, conversation_id: str) -> Settled | None:
@@ -181,7 +191,55 @@ class Ledger:
         record = await self._read(conversation_id, id_for("delivery", key))
         return _settled(record) if record is not None and record.body["status"] in FINAL else None
 
-    async def _decide(self, work: Work, token: str, record: Document | None, order: Document | None) -> Found | None:
+    async def is_due(self, work: Work) -> bool:
+        """Whether work that is in line may be claimed, or is in line no more because a copy of it was: one read."""
+        order, now = await self._read(work.conversation_id, turn_order.DOCUMENT_ID), self._now()
+        return turn_order.may_begin(order, work.key, now) or not turn_order.is_in_line(order, work.key, now)
+
+    async def _line_up(self, work: Work, order: Document | None, *, stays: bool) -> bool:
+        """Take a place in the line, or leave it, so that nobody waits for a copy of what was done.
+
+        False if others wrote the line meanwhile.
+        """
+        change = turn_order.join if stays else turn_order.leave
+        operation = change(order, work.conversation_id, work.key, self._now()) if order else None
+        if operation is not None:
+            try:
+                await self._store.batch(CONVERSATIONS, work.conversation_id, [operation])
+            except DocumentChanged:
+                return False
+        return True
+
+    async def _take(
+        self, work: Work, token: str, record: Document | None, order: Document | None
+    ) -> Claim | Unsure | None:
+        """Claim these versions; None if another worker was as fast, or it is our own write, repeated below us."""
+        body = self._record(work, token, record)
+        taking = turn_order.begin(order, work.conversation_id, work.key, token, self._now())
+        operations: list[Operation] = [Replace(body, record.etag) if record else Create(body), taking]
+        try:
+            etags = await self._store.batch(CONVERSATIONS, work.conversation_id, operations)
+        except (DocumentExists, DocumentChanged):
+            return None
+        claim = Claim(Document(body, etags[0]), Document(taking.body, etags[1]))
+        return Unsure(claim) if body["status"] == "sending" else claim
+
+    async def use_up(self, claim: Claim, expected: Document | None, expectation: Expectation) -> None:
+        """Let the delivery fulfil this expectation; or, where another used that up meanwhile, what is found then.
+
+        One with a placeholder is used up at once: after a death the same placeholder is to be edited. Another one is
+        with the first step, before which nothing was sent.
+        """
+        if claim.document.body["fulfils"] is not None or claim.steps:
+            return  # an earlier attempt did
+        claim.fulfils = expected
+        while claim.fulfils is not None and claim.fulfils.body["replaces"] is not None:
+            try:
+                await self.step(claim, "claimed")
+            except DocumentChanged:
+                claim.fulfils = await expectation()
+
+    def _decide(self, work: Work, token: str, record: Document | None, order: Document | None) -> Found | None:
         """What stands in the way of a claim; None if nothing does."""
         now = self._now()
         if record is not None:
@@ -197,14 +255,9 @@ class Ledger:
                 return Held(held_until(record))
         if turn_order.may_begin(order, work.key, now):
             return None
-        joining = turn_order.join(order, work.conversation_id, work.key, now) if order else None
-        if joining is not None:
-            # Who is crossed by another gets its place when it comes again.
-            with suppress(DocumentExists, DocumentChanged):
-                await self._store.batch(CONVERSATIONS, work.conversation_id, [joining])
-        return InLine()
+        return InLine(*turn_order.before(order, work.key, now))
 
-    def _record(self, work: Work, token: str, record: Document | None, expected: Document | None) -> JsonObject:
+    def _record(self, work: Work, token: str, record: Document | None) -> JsonObject:
         taken = held("claimed", token, self._now(), LEASE)
         if record is None:
             return {
@@ -214,7 +267,8 @@ class Ledger:
                 "key": work.key,
                 "what": work.what,
                 "content": work.content,
-                **_fulfilling(expected),
+                "fulfils": None,
+                "replaces": None,
                 "steps": [],
                 "created": time_text(self._now()),
                 "ttl": int(KEPT.total_seconds()),
@@ -224,9 +278,6 @@ class Ledger:
             if work.when_unsure == "park":
                 return {**record.body, **taken, "status": "sending"}
             taken["steps"] = [step for step in record.body["steps"] if step["status"] != "sending"]
-        if record.body["fulfils"] is None and not record.body["steps"]:
-            # It came before the turn that expects it was stored.
-            taken |= _fulfilling(expected)
         return {**record.body, **taken}
 
     async def hold(self, claim: Claim) -> None:
@@ -244,9 +295,19 @@ class Ledger:
                     continue
 
     async def step(self, claim: Claim, status: str, **changes: Any) -> None:
-        """Write how far it came. Raises TakenOver if somebody else holds the delivery by now."""
+        """Write how far it came, and use up what it fulfils.
+
+        Raises:
+            TakenOver: somebody else holds the delivery by now.
+            DocumentChanged: another delivery used up what this one was to fulfil; nothing was written.
+        """
         async with claim.writing:
-            await self._write(claim, [Mark(claim.document, {**self._held(claim, status), **changes})])
+            expected = claim.fulfils
+            if expected is not None:
+                changes |= {"fulfils": expected.id, "replaces": expected.body["replaces"]}
+            mark = Mark(claim.document, {**self._held(claim, status), **changes})
+            await self._write(claim, [mark], [expected] if expected else [])
+            claim.fulfils = None
 
     def last_marks(self, claim: Claim, status: str, **changes: Any) -> list[Mark]:
         """The last step and the end of the turn, to be written together with what else they belong to."""
@@ -268,23 +329,29 @@ class Ledger:
             ending = turn_order.end(claim.order, now, back_at=back_at, key=claim.document.body["key"])
             await self._write(claim, [Mark(claim.document, {**given_back, **changes}), ending])
 
-    async def _write(self, claim: Claim, marks: Sequence[Mark]) -> None:
+    async def _write(self, claim: Claim, marks: Sequence[Mark], uses_up: Sequence[Document] = ()) -> None:
         """Write these marks of ours; what others wrote into the line meanwhile stays."""
         partition = claim.document.body[CONVERSATIONS.partition_key]
+        using_up = [Delete(document.id, document.etag) for document in uses_up]
         for _ in range(TRIES):
             try:
                 etags = await self._store.batch(
-                    CONVERSATIONS, partition, [Replace(mark.body, mark.document.etag) for mark in marks]
+                    CONVERSATIONS, partition, [*(mark.operation for mark in marks), *using_up]
                 )
             except (DocumentExists, DocumentChanged):
                 newest = await newest_marks(self._store, partition, marks)
                 if newest is None:
-                    stored = [await self._read(partition, mark.document.id) for mark in marks]
-                    self._keep(claim, [document for document in stored if document])
+                    known = [await self._read(partition, mark.document.id) for mark in marks]
+                    self._keep(claim, [document for document in known if document])
                     return
+                for document in uses_up:
+                    stored = await self._read(partition, document.id)
+                    if stored is None or stored.etag != document.etag:
+                        raise DocumentChanged("Another callback used the expectation up; try again") from None
                 marks = newest
                 continue
-            self._keep(claim, [Document(mark.body, etag) for mark, etag in zip(marks, etags, strict=True)])
+            # At the end of a turn the order's document may be gone, and nothing of it is written any more.
+            self._keep(claim, [Document(mark.body, etag) for mark, etag in zip(marks, etags, strict=False) if etag])
             return
         raise TakenOver
 
@@ -302,16 +369,5 @@ class Ledger:
         return await self._store.read(CONVERSATIONS, partition, document_id)
 
 
-def _fulfilling(expected: Document | None) -> JsonObject:
-    """Which expectation a delivery uses up, and the placeholder that its first message edits."""
-    if expected is None:
-        return {"fulfils": None, "replaces": None}
-    return {"fulfils": expected.id, "replaces": expected.body["replaces"]}
-
-
 def _settled(record: Document) -> Settled:
     return Settled(record.body["status"], tuple(step["id"] for step in record.body["steps"] if step.get("id")))
-
-
-async def _none() -> None:
-    return None

@@ -20,7 +20,6 @@ from agent_core.store.document_store import (
     Document,
     DocumentStore,
     JsonObject,
-    id_for,
     parse_time,
     time_text,
 )
@@ -99,19 +98,33 @@ class PreferenceOwner:
 
     container: Container
     partition: str
-    document_id: str
     names: Mapping[str, str]
 
     @classmethod
     def of(cls, conversation: Conversation) -> PreferenceOwner:
         """The recipient of a conversation's notifications."""
         reference, user = conversation.reference, conversation.reference.user
-        channel = reference.channel or ""
+        channel = {"channel": reference.channel or ""}
         partition = partition_of_user(reference, conversation.identity) if reference.is_personal else None
         if partition is None:
-            return cls(CONVERSATIONS, conversation.id, id_for(DOCUMENT_ID, channel), {"channel": channel})
+            return cls.group(conversation.id, channel)
         entra_id = {"aadObjectId": user.aad_object_id.lower()} if user is not None and user.aad_object_id else {}
-        return cls(USERS, partition, DOCUMENT_ID, {"channel": channel, **entra_id})
+        return cls.user(partition, {**channel, **entra_id})
+
+    @classmethod
+    def user(cls, partition: str, names: Mapping[str, str] | None = None) -> PreferenceOwner:
+        """The user whose documents are there."""
+        return cls(USERS, partition, names or {})
+
+    @classmethod
+    def group(cls, conversation_id: str, names: Mapping[str, str] | None = None) -> PreferenceOwner:
+        """All who are in a conversation."""
+        return cls(CONVERSATIONS, conversation_id, names or {})
+
+    @property
+    def is_user(self) -> bool:
+        """Whether it is a user."""
+        return self.container is USERS
 
 
 class PreferenceStore:
@@ -147,7 +160,7 @@ class PreferenceStore:
 
     async def read(self, recipient: PreferenceOwner) -> Document | None:
         """The document, None if nothing is kept."""
-        return await self._store.read(recipient.container, recipient.partition, recipient.document_id)
+        return await self._store.read(recipient.container, recipient.partition, DOCUMENT_ID)
 
     async def write(self, recipient: PreferenceOwner, stored: Document | None, changes: JsonObject) -> Document:
         """Set these fields in the version that was read; raises DocumentExists or DocumentChanged if it is another's by
@@ -184,7 +197,7 @@ class PreferenceStore:
 
 def _empty(recipient: PreferenceOwner) -> JsonObject:
     return {
-        "id": recipient.document_id,
+        "id": DOCUMENT_ID,
         recipient.container.partition_key: recipient.partition,
         "kind": "preferences",
         "muted": None,

@@ -28,7 +28,7 @@ from agent_core.channel.http_client import HttpAnswer, HttpClient
 from agent_core.channel.url_guard import UrlGuard
 from agent_core.hosting.sqlite_queue import SqliteQueue
 from agent_core.proactive.queue import QueueMessage
-from agent_core.store.document_store import Create, DocumentStore, Operation, Replace
+from agent_core.store.document_store import Create, Delete, DocumentStore, Operation, Replace
 from agent_core.store.sqlite_store import SqliteStore
 from agent_core.testing import ManualClock
 from tests.serving import anywhere
@@ -130,6 +130,8 @@ class KillingStore:
         if delivery["token"] not in self._tokens:
             self._tokens.add(delivery["token"])
             return "claim"
+        if delivery["status"] == "claimed" and any(isinstance(each, Delete) for each in operations):
+            return "fulfilment"
         if delivery["status"] == "sending" and len(bodies) == 1:
             return "step"
         return "renewal" if delivery["status"] in ("claimed", "sending") else delivery["status"]

@@ -241,7 +241,18 @@ async def test_the_fault_points_are_before_and_after_every_write_every_call_and_
 ) -> None:
     scenarios = [("update", "plain"), *(("park", each) for each in SCENARIOS["park"])]
     whole = await _all([Case(setting, mode, scenario, (), 1) for mode, scenario in scenarios])
-    steps = ["claim 1", "step 1", "step 2", "renewal 1", "sent 1", "dead letter 1", "dead 1", "parked 1", "release 1"]
+    steps = [
+        "claim 1",
+        "fulfilment 1",
+        "step 1",
+        "step 2",
+        "renewal 1",
+        "sent 1",
+        "dead letter 1",
+        "dead 1",
+        "parked 1",
+        "release 1",
+    ]
     steps += ["copy 1", "complete 1", "claim 2", "complete 2", "POST 1", "POST 2", "PUT 1"]
     expected = {f"{when} {step}" for step in steps for when in ("before", "after")}
     expected |= {f"on the wire {call}" for call in ("POST 1", "POST 2", "PUT 1")} | {

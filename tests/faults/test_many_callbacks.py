@@ -1,6 +1,6 @@
 """Many callbacks, each delivered up to five times, in any order, to four processes: each is seen once (R2).
 
-`AGENT_TESTS_CALLBACKS=10000 pytest tests/faults/test_many_callbacks.py` does it with ten thousand.
+`AGENT_TESTS_LONG=1 AGENT_TESTS_CALLBACKS=10000 pytest tests/faults/test_many_callbacks.py` does it with ten thousand.
 """
 
 import asyncio

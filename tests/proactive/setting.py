@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -50,8 +51,8 @@ class Setting:
     async def work(self) -> int:
         """Do what is due on the work queue; returns how many messages there were."""
         due = self.queue.take_due()
-        for message in due:
-            await self.agent.do_work(message)
+        # As a worker does it, at once: who is not first in its conversation's line waits.
+        await asyncio.gather(*(self.agent.do_work(message) for message in due))
         return len(due)
 
     async def later(self, delta: timedelta) -> None:
