@@ -34,7 +34,16 @@ async def serve(app: ASGIApp, **tls: str) -> AsyncIterator[str]:
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # else asyncio leaves Nagle on
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1, **tls)  # type: ignore[arg-type]  # two of its many settings
+        # Idle connections stay open for longer than our client keeps them, as with the services that it stands for: one
+        # that closes as a request leaves on it makes that request's outcome unknown.
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            lifespan="on",
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=1,
+            **tls,  # type: ignore[arg-type]  # two of its many settings
+        )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listening]))
         while not server.started:

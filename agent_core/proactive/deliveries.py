@@ -277,11 +277,9 @@ class Deliveries:
                 if isinstance(until, BaseException):
                     raise until
                 return claimed, until
-        is_due, claim = (
-            partial(self._ledger.is_due, delivery.work),
-            partial(self._ledger.claim, delivery.work, delivery.token),
-        )
-        found = await self._line.wait(present, await claim(), is_due, claim)
+        look = partial(self._ledger.look, delivery.work)
+        claim = partial(self._ledger.claim, delivery.work, delivery.token)
+        found = await self._line.wait(present, await claim(), look, claim)
         if not isinstance(found, Claim):
             return found, None
         delivery.begin(found)

@@ -191,10 +191,10 @@ class Ledger:
         record = await self._read(conversation_id, id_for("delivery", key))
         return _settled(record) if record is not None and record.body["status"] in FINAL else None
 
-    async def is_due(self, work: Work) -> bool:
-        """Whether work that is in line may be claimed, or is in line no more because a copy of it was: one read."""
-        order, now = await self._read(work.conversation_id, turn_order.DOCUMENT_ID), self._now()
-        return turn_order.may_begin(order, work.key, now) or not turn_order.is_in_line(order, work.key, now)
+    async def look(self, work: Work) -> turn_order.Outlook:
+        """What work that is in line can expect: one read."""
+        order = await self._read(work.conversation_id, turn_order.DOCUMENT_ID)
+        return turn_order.outlook(order, work.key, self._now())
 
     async def _line_up(self, work: Work, order: Document | None, *, stays: bool) -> bool:
         """Take a place in the line, or leave it, so that nobody waits for a copy of what was done.

@@ -8,6 +8,7 @@ line is kept for a while only, so that work which never comes again, or later, h
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Literal
 
 from agent_core.proactive.claims import Mark, held, held_until
 from agent_core.store.document_store import (
@@ -31,6 +32,9 @@ PLACE_KEPT = timedelta(seconds=30)
 LONGEST_HOLD_UP = timedelta(minutes=2)
 MAX_LINE = 100
 KEPT = timedelta(days=1)
+# Whether work may be claimed, or has no place any more, because a copy of it was; or somebody speaks; or nobody does,
+# but others are to.
+Outlook = Literal["due", "held", "free"]
 
 
 def may_begin(order: Document | None, key: str, now: datetime) -> bool:
@@ -53,9 +57,11 @@ def begin(order: Document | None, conversation_id: str, key: str, token: str, no
     return Replace(body, order.etag) if order else Create(body)
 
 
-def is_in_line(order: Document | None, key: str, now: datetime) -> bool:
-    """Whether the work with this key has a place in the line."""
-    return any(place["key"] == key for place in _line(order, now))
+def outlook(order: Document | None, key: str, now: datetime) -> Outlook:
+    """What work that is in line can expect."""
+    if may_begin(order, key, now) or all(place["key"] != key for place in _line(order, now)):
+        return "due"
+    return "held" if order and order.body["status"] == "held" and held_until(order) > now else "free"
 
 
 def before(order: Document | None, key: str, now: datetime) -> tuple[tuple[str, ...], datetime | None]:

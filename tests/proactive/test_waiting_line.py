@@ -18,7 +18,7 @@ from agent_core.proactive.deliveries import IN_LINE, LOOKS_AGAIN
 from agent_core.proactive.ledger import LEASE
 from agent_core.proactive.queue import QueueMessage
 from agent_core.proactive.turn_order import LONGEST_HOLD_UP
-from agent_core.proactive.waiting_line import MAX_WAITING, PATIENCE
+from agent_core.proactive.waiting_line import ABSENT_AFTER, MAX_WAITING, PATIENCE
 from agent_core.store.document_store import CONVERSATIONS
 from agent_core.store.memory_store import MemoryStore
 from agent_core.testing import ManualClock, MemoryQueue, TestAdapter
@@ -174,8 +174,8 @@ async def test_who_waits_in_a_process_lets_pass_there_who_is_before_it() -> None
     await here.pass_by(PATIENCE + SOON)
     for key in ("third", "fourth"):
         await here.arrive(2, key)
-    await here.let_go("slow")
     await here.pass_by(SOON)
+    await here.let_go("slow")
     assert await here.come_again(2) == 1
     await here.pass_by(SOON)
     assert here.began == ["slow", "second"]
@@ -211,6 +211,24 @@ async def test_where_one_waited_in_vain_those_behind_it_in_the_process_do_not() 
     assert len(here.put_off) == 6
     await here.finish()
     assert here.began == ["slow", *(f"k{number}" for number in range(6))]
+
+
+async def test_who_waits_for_one_that_is_on_a_queue_leaves_soon_and_for_a_while_nobody_in_the_process_waits() -> None:
+    """That one may stand behind it on the queue: a worker that does one thing after the other must come round to it."""
+    here = Processes(3)
+    await here.know("c1", "c2")
+    await here.arrive(0, "slow")
+    await here.arrive(1, "second")
+    await here.pass_by(PATIENCE + SOON)
+    await here.let_go("slow")
+    await here.arrive(2, "third")
+    await here.pass_by(ABSENT_AFTER + SOON)
+    assert len(here.put_off) == 2
+    await here.arrive(0, "first of c2", "c2")
+    await here.arrive(2, "second of c2", "c2")
+    assert len(here.put_off) == 3
+    await here.finish()
+    assert here.began == ["slow", "first of c2", "second", "third", "second of c2"]
 
 
 async def test_a_look_costs_one_read_and_who_waits_long_looks_seldom() -> None:
