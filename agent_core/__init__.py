@@ -1,5 +1,8 @@
 """The agent that speaks first: what an app imports."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from agent_core.activity.activity import Activity, ExpectedReplies
 from agent_core.activity.activity_types import (
     ActionTypes,
@@ -46,7 +49,6 @@ from agent_core.activity.cards import (
     TokenPostResource,
 )
 from agent_core.activity.channels import Channel
-from agent_core.activity.citations import Citation, SensitivityLabel
 from agent_core.activity.conversation_reference import (
     ChannelAccount,
     ConversationAccount,
@@ -71,7 +73,6 @@ from agent_core.activity.entities import (
     StreamInfo,
 )
 from agent_core.activity.message_factory import MessageFactory
-from agent_core.activity.received_attachments import AttachmentStream, DownloadedAttachment, ReceivedAttachment
 from agent_core.activity.teams_channel_data import FeedbackLoop, TeamsChannelData
 from agent_core.agent_application import AgentApplication
 from agent_core.errors import SignInFailed, SignInRequired
@@ -80,15 +81,31 @@ from agent_core.hosting.functions_host import FunctionsHost
 from agent_core.hosting.http_api import http_api
 from agent_core.hosting.settings import Settings
 from agent_core.proactive.conversation import Conversation
-from agent_core.proactive.directory import ConversationFilter, ConversationPage
-from agent_core.proactive.erasure import ErasureReport
 from agent_core.turn.channel_adapter import ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware
-from agent_core.turn.streaming_response import StreamingResponse
 from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import TurnState
 from agent_core.turn.user_tokens import OAuthConnection, SignInResource, TokenResponse
+
+if TYPE_CHECKING:  # loaded when they are named, so that a cold start is spared them
+    from agent_core.activity.citations import Citation, SensitivityLabel
+    from agent_core.activity.received_attachments import AttachmentStream, DownloadedAttachment, ReceivedAttachment
+    from agent_core.proactive.directory import ConversationFilter, ConversationPage
+    from agent_core.proactive.erasure import ErasureReport
+    from agent_core.turn.streaming_response import StreamingResponse
+
+_ON_FIRST_USE = {
+    "AttachmentStream": "agent_core.activity.received_attachments",
+    "Citation": "agent_core.activity.citations",
+    "ConversationFilter": "agent_core.proactive.directory",
+    "ConversationPage": "agent_core.proactive.directory",
+    "DownloadedAttachment": "agent_core.activity.received_attachments",
+    "ErasureReport": "agent_core.proactive.erasure",
+    "ReceivedAttachment": "agent_core.activity.received_attachments",
+    "SensitivityLabel": "agent_core.activity.citations",
+    "StreamingResponse": "agent_core.turn.streaming_response",
+}
 
 __all__ = [
     "AIEntity",
@@ -178,3 +195,9 @@ __all__ = [
     "VoiceMessage",
     "http_api",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'agent_core' has no attribute {name!r}")
+    return getattr(import_module(_ON_FIRST_USE[name]), name)

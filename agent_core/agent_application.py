@@ -6,8 +6,8 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import TypeVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, TypeVar
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.activity_values import InvokeResponse
@@ -21,27 +21,18 @@ from agent_core.errors import (
     StoreError,
 )
 from agent_core.proactive.awaiting_sign_in import AwaitingSignIn
-from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.continuing_later import ContinuingLater
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters, message_of
-from agent_core.proactive.deliveries import Deliveries
-from agent_core.proactive.delivery import Delivery
-from agent_core.proactive.directory import ConversationDirectory
-from agent_core.proactive.erasure import UserData
+from agent_core.proactive.expected_callbacks import ExpectedCallbacks
 from agent_core.proactive.inbound import EDITS, InboundTurns
 from agent_core.proactive.late_saves import LateSaves
-from agent_core.proactive.ledger import Ledger, WhenUnsure
-from agent_core.proactive.lifecycle_work import LifecycleWork
-from agent_core.proactive.notifications import Notifications
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue, QueueMessage
 from agent_core.proactive.schedules import Schedules
 from agent_core.proactive.sign_in import SIGN_IN_INVOKES, FailureHandler, SignIn, SuccessHandler, brings_token
 from agent_core.proactive.sign_in_records import SignInRecords
-from agent_core.proactive.throttle import Throttle
-from agent_core.proactive.tickets import Tickets
 from agent_core.proactive.work import WorkItem, turn_payload
 from agent_core.routes import (
     Route,
@@ -60,6 +51,17 @@ from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.turn_context import Callbacks, TurnContext
 from agent_core.turn.turn_state import Handler
 from agent_core.turn.user_tokens import UserTokens
+
+if TYPE_CHECKING:  # what no turn of a user needs; loaded on first use, so that a cold start is spared it
+    from agent_core.proactive.callbacks import CallbackReceiver
+    from agent_core.proactive.deliveries import Deliveries
+    from agent_core.proactive.delivery import Delivery
+    from agent_core.proactive.directory import ConversationDirectory
+    from agent_core.proactive.erasure import UserData
+    from agent_core.proactive.ledger import WhenUnsure
+    from agent_core.proactive.lifecycle_work import LifecycleWork
+    from agent_core.proactive.notifications import Notifications
+    from agent_core.proactive.tickets import Tickets
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +82,6 @@ class AgentApplication:
 
     Attributes:
         proactive: speak in stored conversations now, and create new ones.
-        notifications: speak at a time.
-        conversations: the conversations by user, team, channel and status: listed, counted, deleted.
-        user_data: everything about a user, to be deleted.
         dead_letters: what could not be delivered, with the reasons; replay or discard it.
         tickets: what admits callbacks, None if each one is admitted.
     """
@@ -102,8 +101,8 @@ class AgentApplication:
             tickets: who may continue what, `services.tickets`; without it whoever may publish may continue everything.
         """
         self.tickets = tickets
-        tickets = tickets or Tickets()
         self._adapter = adapter
+        self._store = store
         self._queue = queue
         self._new_id = new_id
         self._routes = Routes()
@@ -112,26 +111,13 @@ class AgentApplication:
         self.dead_letters = DeadLetters(store, adapter.now, queue)
         self._late_saves = LateSaves(store, queue, self.dead_letters, now=adapter.now, new_id=adapter.new_id)
         self._conversations = Conversations(store, queue, self._late_saves, now=adapter.now)
-        self.conversations = ConversationDirectory(store, self._conversations)
-        self.user_data = UserData(store, self._conversations)
-        self._lifecycle = LifecycleWork(store, self._conversations)
         self._inbound = InboundTurns(
             store, self._conversations, now=adapter.now, sleep=adapter.sleep, new_id=adapter.new_id
         )
-        ledger = Ledger(store, now=adapter.now, sleep=adapter.sleep, new_id=new_id)
         self._awaiting = AwaitingSignIn(adapter, store, queue, self.dead_letters, new_id=new_id)
         self._sign_in = SignIn(adapter, SignInRecords(store, adapter.now), self._awaiting, new_id=new_id)
-        self._deliveries = Deliveries(
-            ledger,
-            queue,
-            self._conversations,
-            self.dead_letters,
-            self._awaiting,
-            Throttle(store, adapter.now),
-            now=adapter.now,
-        )
-        schedules = Schedules(store)
-        later = ContinuingLater(schedules, queue, self._continuations, now=adapter.now, new_id=new_id)
+        self._schedules = Schedules(store)
+        later = ContinuingLater(self._schedules, queue, self._continuations, now=adapter.now, new_id=new_id)
         self._expected = ExpectedCallbacks(store, self._continuations, tickets, later, now=adapter.now, new_id=new_id)
         self.proactive = Proactive(
             adapter,
@@ -140,26 +126,77 @@ class AgentApplication:
             user_tokens=self._sign_in,
             on_turn_error=self.on_turn_error,
         )
-        self._callbacks = CallbackReceiver(
+
+    # -- what only some turns need, loaded with the first of them
+
+    @cached_property
+    def conversations(self) -> ConversationDirectory:
+        """The conversations by user, team, channel and status: listed, counted, deleted."""
+        from agent_core.proactive.directory import ConversationDirectory
+
+        return ConversationDirectory(self._store, self._conversations)
+
+    @cached_property
+    def user_data(self) -> UserData:
+        """Everything about a user, to be deleted."""
+        from agent_core.proactive.erasure import UserData
+
+        return UserData(self._store, self._conversations)
+
+    @cached_property
+    def notifications(self) -> Notifications:
+        """Speak at a time."""
+        from agent_core.proactive.notifications import Notifications
+
+        return Notifications(
+            self._schedules,
+            self._queue,
+            self._conversations,
+            self._continuations,
+            self._deliveries,
+            self.dead_letters,
+            self.proactive,
+            new_id=self._new_id,
+        )
+
+    @cached_property
+    def _callbacks(self) -> CallbackReceiver:
+        from agent_core.proactive.callbacks import CallbackReceiver
+        from agent_core.proactive.tickets import Tickets
+
+        return CallbackReceiver(
             self.proactive,
             self._conversations,
             self._continuations,
             self._expected,
-            tickets,
+            self.tickets or Tickets(),
             self._deliveries,
             self.dead_letters,
-            now=adapter.now,
+            now=self._adapter.now,
         )
-        self.notifications = Notifications(
-            schedules,
-            queue,
+
+    @cached_property
+    def _deliveries(self) -> Deliveries:
+        from agent_core.proactive.deliveries import Deliveries
+        from agent_core.proactive.ledger import Ledger
+        from agent_core.proactive.throttle import Throttle
+
+        now = self._adapter.now
+        return Deliveries(
+            Ledger(self._store, now=now, sleep=self._adapter.sleep, new_id=self._new_id),
+            self._queue,
             self._conversations,
-            self._continuations,
-            self._deliveries,
             self.dead_letters,
-            self.proactive,
-            new_id=new_id,
+            self._awaiting,
+            Throttle(self._store, now),
+            now=now,
         )
+
+    @cached_property
+    def _lifecycle(self) -> LifecycleWork:
+        from agent_core.proactive.lifecycle_work import LifecycleWork
+
+        return LifecycleWork(self._store, self._conversations)
 
     # -- handlers
 
