@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# The tests start the app again and again; compiling it each time would take as long as some of them.
+unexport PYTHONDONTWRITEBYTECODE
+# Half of the tests' time is waiting. Tests of one file share servers, so a file stays with its worker.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+
 .PHONY: run test check bench browser-tools
 run: .venv/ready
 	@$(BIN)/python -m agent_core.local
 
 test: .venv/ready check
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage run -m pytest $(PARALLEL)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --skip-covered --fail-under=90
 

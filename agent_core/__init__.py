@@ -1,5 +1,8 @@
 """The agent that speaks first: what an app imports."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from agent_core.activity.activity import Activity, ExpectedReplies
 from agent_core.activity.activity_types import (
     ActionTypes,
@@ -46,7 +49,6 @@ from agent_core.activity.cards import (
     TokenPostResource,
 )
 from agent_core.activity.channels import Channel
-from agent_core.activity.citations import Citation, SensitivityLabel
 from agent_core.activity.conversation_reference import (
     ChannelAccount,
     ConversationAccount,
@@ -71,26 +73,50 @@ from agent_core.activity.entities import (
     StreamInfo,
 )
 from agent_core.activity.message_factory import MessageFactory
-from agent_core.activity.received_attachments import AttachmentStream, DownloadedAttachment, ReceivedAttachment
 from agent_core.activity.teams_channel_data import FeedbackLoop, TeamsChannelData
 from agent_core.agent_application import AgentApplication
-from agent_core.errors import SignInFailed, SignInRequired
+from agent_core.errors import InvalidSchedule, SignInFailed, SignInRequired
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.functions_host import FunctionsHost
 from agent_core.hosting.http_api import http_api
 from agent_core.hosting.settings import Settings
 from agent_core.proactive.conversation import Conversation
-from agent_core.proactive.directory import ConversationFilter, ConversationPage
-from agent_core.proactive.erasure import ErasureReport
-from agent_core.proactive.preferences import Preferences
-from agent_core.proactive.quiet_hours import QuietHours
 from agent_core.turn.channel_adapter import ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware
-from agent_core.turn.streaming_response import StreamingResponse
 from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import TurnState
 from agent_core.turn.user_tokens import OAuthConnection, SignInResource, TokenResponse
+
+if TYPE_CHECKING:  # loaded when they are named, so that a cold start is spared them
+    from agent_core.activity.citations import Citation, SensitivityLabel
+    from agent_core.activity.received_attachments import AttachmentStream, DownloadedAttachment, ReceivedAttachment
+    from agent_core.proactive.directory import ConversationFilter, ConversationPage
+    from agent_core.proactive.erasure import ErasureReport
+    from agent_core.proactive.preferences import Preferences
+    from agent_core.proactive.quiet_hours import QuietHours
+    from agent_core.proactive.recipients import NewConversation, UserRecipient
+    from agent_core.proactive.recurrence import Recurrence
+    from agent_core.proactive.schedules import Schedule
+    from agent_core.turn.streaming_response import StreamingResponse
+
+_ON_FIRST_USE = {
+    "AttachmentStream": "agent_core.activity.received_attachments",
+    "Citation": "agent_core.activity.citations",
+    "ConversationFilter": "agent_core.proactive.directory",
+    "ConversationPage": "agent_core.proactive.directory",
+    "DownloadedAttachment": "agent_core.activity.received_attachments",
+    "ErasureReport": "agent_core.proactive.erasure",
+    "NewConversation": "agent_core.proactive.recipients",
+    "Preferences": "agent_core.proactive.preferences",
+    "QuietHours": "agent_core.proactive.quiet_hours",
+    "ReceivedAttachment": "agent_core.activity.received_attachments",
+    "Recurrence": "agent_core.proactive.recurrence",
+    "Schedule": "agent_core.proactive.schedules",
+    "SensitivityLabel": "agent_core.activity.citations",
+    "StreamingResponse": "agent_core.turn.streaming_response",
+    "UserRecipient": "agent_core.proactive.recipients",
+}
 
 __all__ = [
     "AIEntity",
@@ -142,19 +168,23 @@ __all__ = [
     "FunctionsHost",
     "HeroCard",
     "InputHints",
+    "InvalidSchedule",
     "InvokeResponse",
     "Mention",
     "MessageFactory",
     "MessageReaction",
     "Middleware",
+    "NewConversation",
     "OAuthCard",
     "OAuthConnection",
     "Preferences",
     "ProductInfo",
     "QuietHours",
     "ReceivedAttachment",
+    "Recurrence",
     "ResourceResponse",
     "RoleTypes",
+    "Schedule",
     "ScreenContext",
     "SemanticAction",
     "SemanticActionStates",
@@ -179,6 +209,13 @@ __all__ = [
     "TokenResponse",
     "TurnContext",
     "TurnState",
+    "UserRecipient",
     "VoiceMessage",
     "http_api",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'agent_core' has no attribute {name!r}")
+    return getattr(import_module(_ON_FIRST_USE[name]), name)

@@ -6,11 +6,13 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import TypeVar
+from datetime import timedelta
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.activity_values import InvokeResponse
+from agent_core.activity.conversation_reference import ConversationReference
 from agent_core.activity.json_text import dump
 from agent_core.errors import (
     BadActivity,
@@ -21,32 +23,16 @@ from agent_core.errors import (
     StoreError,
 )
 from agent_core.proactive.awaiting_sign_in import AwaitingSignIn
-from agent_core.proactive.callbacks import CallbackReceiver, ExpectedCallbacks
 from agent_core.proactive.continuations import Continuations
-from agent_core.proactive.continuing_later import ContinuingLater
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters, message_of
-from agent_core.proactive.deliveries import Deliveries
-from agent_core.proactive.delivery import Delivery
-from agent_core.proactive.delivery_gate import DeliveryGate
-from agent_core.proactive.directory import ConversationDirectory
-from agent_core.proactive.erasure import UserData
+from agent_core.proactive.expected_callbacks import ExpectedCallbacks
 from agent_core.proactive.inbound import EDITS, InboundTurns
 from agent_core.proactive.late_saves import LateSaves
-from agent_core.proactive.ledger import Ledger, WhenUnsure
-from agent_core.proactive.lifecycle_work import LifecycleWork
-from agent_core.proactive.notifications import Notifications
-from agent_core.proactive.occurrences import Occurrences
-from agent_core.proactive.preferences import PreferenceStore
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue, QueueMessage
-from agent_core.proactive.quiet_hours import QuietHours
-from agent_core.proactive.schedules import Schedules
 from agent_core.proactive.sign_in import SIGN_IN_INVOKES, FailureHandler, SignIn, SuccessHandler, brings_token
 from agent_core.proactive.sign_in_records import SignInRecords
-from agent_core.proactive.throttle import Throttle
-from agent_core.proactive.tickets import Tickets
-from agent_core.proactive.timer import Timer
 from agent_core.proactive.work import WorkItem, turn_payload
 from agent_core.routes import (
     Route,
@@ -65,6 +51,23 @@ from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.turn_context import Callbacks, TurnContext
 from agent_core.turn.turn_state import Handler
 from agent_core.turn.user_tokens import UserTokens
+
+if TYPE_CHECKING:  # what no turn of a user needs; loaded on first use, so that a cold start is spared it
+    from agent_core.proactive.callbacks import CallbackReceiver
+    from agent_core.proactive.continuing_later import ContinuingLater
+    from agent_core.proactive.deliveries import Deliveries
+    from agent_core.proactive.delivery import Delivery
+    from agent_core.proactive.directory import ConversationDirectory
+    from agent_core.proactive.erasure import UserData
+    from agent_core.proactive.ledger import Ledger, WhenUnsure
+    from agent_core.proactive.lifecycle_work import LifecycleWork
+    from agent_core.proactive.notifications import Notifications
+    from agent_core.proactive.occurrences import Occurrences
+    from agent_core.proactive.preferences import PreferenceStore
+    from agent_core.proactive.quiet_hours import QuietHours
+    from agent_core.proactive.schedules import Schedules
+    from agent_core.proactive.tickets import Tickets
+    from agent_core.proactive.timer import Timer
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +88,6 @@ class AgentApplication:
 
     Attributes:
         proactive: speak in stored conversations now, and create new ones.
-        notifications: speak at a time.
-        conversations: the conversations by user, team, channel and status: listed, counted, deleted.
-        user_data: everything about a user, to be deleted.
         dead_letters: what could not be delivered, with the reasons; replay or discard it.
         tickets: what admits callbacks, None if each one is admitted.
     """
@@ -110,9 +110,10 @@ class AgentApplication:
                 where the channel tells it. Recipients may want less: `notifications.set_quiet_hours`, `.mute`.
         """
         self.tickets = tickets
-        tickets = tickets or Tickets()
         self._adapter = adapter
+        self._store = store
         self._queue = queue
+        self._quiet_hours = quiet_hours
         self._new_id = new_id
         self._routes = Routes()
         self._error_handler: ErrorHandler | None = None
@@ -120,31 +121,14 @@ class AgentApplication:
         self.dead_letters = DeadLetters(store, adapter.now, queue)
         self._late_saves = LateSaves(store, queue, self.dead_letters, now=adapter.now, new_id=adapter.new_id)
         self._conversations = Conversations(store, queue, self._late_saves, now=adapter.now)
-        self.conversations = ConversationDirectory(store, self._conversations)
-        self.user_data = UserData(store, self._conversations)
-        self._lifecycle = LifecycleWork(store, self._conversations)
         self._inbound = InboundTurns(
             store, self._conversations, now=adapter.now, sleep=adapter.sleep, new_id=adapter.new_id
         )
-        ledger = Ledger(store, now=adapter.now, sleep=adapter.sleep, new_id=new_id)
         self._awaiting = AwaitingSignIn(adapter, store, queue, self.dead_letters, new_id=new_id)
         self._sign_in = SignIn(adapter, SignInRecords(store, adapter.now), self._awaiting, new_id=new_id)
-        preferences = PreferenceStore(store, self._conversations, now=adapter.now)
-        self._deliveries = Deliveries(
-            ledger,
-            queue,
-            self._conversations,
-            self.dead_letters,
-            self._awaiting,
-            Throttle(store, adapter.now),
-            DeliveryGate(preferences, quiet_hours, now=adapter.now),
-            now=adapter.now,
-            sleep=adapter.sleep,
+        self._expected = ExpectedCallbacks(
+            store, self._continuations, tickets, self._continue_later, now=adapter.now, new_id=new_id
         )
-        schedules = Schedules(store)
-        timer = Timer(schedules, queue, self.dead_letters, now=adapter.now)
-        later = ContinuingLater(schedules, timer, self._continuations, now=adapter.now, new_id=new_id)
-        self._expected = ExpectedCallbacks(store, self._continuations, tickets, later, now=adapter.now, new_id=new_id)
         self.proactive = Proactive(
             adapter,
             self._conversations,
@@ -152,38 +136,133 @@ class AgentApplication:
             user_tokens=self._sign_in,
             on_turn_error=self.on_turn_error,
         )
-        self._callbacks = CallbackReceiver(
+
+    # -- what only some turns need, loaded with the first of them
+
+    @cached_property
+    def conversations(self) -> ConversationDirectory:
+        """The conversations by user, team, channel and status: listed, counted, deleted."""
+        from agent_core.proactive.directory import ConversationDirectory
+
+        return ConversationDirectory(self._store, self._conversations)
+
+    @cached_property
+    def user_data(self) -> UserData:
+        """Everything about a user, to be deleted."""
+        from agent_core.proactive.erasure import UserData
+
+        return UserData(self._store, self._conversations)
+
+    @cached_property
+    def notifications(self) -> Notifications:
+        """Speak at a time."""
+        from agent_core.proactive.notifications import Notifications
+
+        return Notifications(
+            self._schedules,
+            self._timer,
+            self._conversations,
+            self.conversations,
+            self._ledger,
+            preferences=self._preferences,
+            continuations=self._continuations,
+            now=self._adapter.now,
+            new_id=self._new_id,
+        )
+
+    @cached_property
+    def _occurrences(self) -> Occurrences:
+        from agent_core.proactive.occurrences import Occurrences
+
+        return Occurrences(
+            self._schedules,
+            self._conversations,
+            self.conversations,
+            self._continuations,
+            self._deliveries,
+            self.dead_letters,
+            self._ledger,
+            self.proactive,
+            now=self._adapter.now,
+        )
+
+    @cached_property
+    def _schedules(self) -> Schedules:
+        from agent_core.proactive.schedules import Schedules
+
+        return Schedules(self._store)
+
+    @cached_property
+    def _timer(self) -> Timer:
+        from agent_core.proactive.timer import Timer
+
+        return Timer(self._schedules, self._queue, self.dead_letters, now=self._adapter.now)
+
+    @cached_property
+    def _later(self) -> ContinuingLater:
+        from agent_core.proactive.continuing_later import ContinuingLater
+
+        return ContinuingLater(
+            self._schedules, self._timer, self._continuations, now=self._adapter.now, new_id=self._new_id
+        )
+
+    async def _continue_later(
+        self, reference: ConversationReference, continuation: str, value: Any, delay: timedelta, once: str | None
+    ) -> str:
+        return await self._later.add(reference, continuation, value, delay, once)
+
+    @cached_property
+    def _preferences(self) -> PreferenceStore:
+        from agent_core.proactive.preferences import PreferenceStore
+
+        return PreferenceStore(self._store, self._conversations, now=self._adapter.now)
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        from agent_core.proactive.ledger import Ledger
+
+        return Ledger(self._store, now=self._adapter.now, sleep=self._adapter.sleep, new_id=self._new_id)
+
+    @cached_property
+    def _callbacks(self) -> CallbackReceiver:
+        from agent_core.proactive.callbacks import CallbackReceiver
+        from agent_core.proactive.tickets import Tickets
+
+        return CallbackReceiver(
             self.proactive,
             self._conversations,
             self._continuations,
             self._expected,
-            tickets,
+            self.tickets or Tickets(),
             self._deliveries,
             self.dead_letters,
-            now=adapter.now,
+            now=self._adapter.now,
         )
-        self._occurrences = Occurrences(
-            schedules,
+
+    @cached_property
+    def _deliveries(self) -> Deliveries:
+        from agent_core.proactive.deliveries import Deliveries
+        from agent_core.proactive.delivery_gate import DeliveryGate
+        from agent_core.proactive.throttle import Throttle
+
+        now = self._adapter.now
+        return Deliveries(
+            self._ledger,
+            self._queue,
             self._conversations,
-            self.conversations,
-            self._continuations,
-            self._deliveries,
             self.dead_letters,
-            ledger,
-            self.proactive,
-            now=adapter.now,
+            self._awaiting,
+            Throttle(self._store, now),
+            DeliveryGate(self._preferences, self._quiet_hours, now=now),
+            now=now,
+            sleep=self._adapter.sleep,
         )
-        self.notifications = Notifications(
-            schedules,
-            timer,
-            self._conversations,
-            self.conversations,
-            ledger,
-            continuations=self._continuations,
-            preferences=preferences,
-            now=adapter.now,
-            new_id=new_id,
-        )
+
+    @cached_property
+    def _lifecycle(self) -> LifecycleWork:
+        from agent_core.proactive.lifecycle_work import LifecycleWork
+
+        return LifecycleWork(self._store, self._conversations)
 
     # -- handlers
 

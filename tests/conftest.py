@@ -14,8 +14,10 @@ MAY_NOT_SKIP = os.environ.get("AGENT_TESTS_MAY_NOT_SKIP") == "1"
 # The one reason that no installation takes away.
 ALWAYS_ALLOWED = "cannot be moved"
 
-# Minutes of real processes and kills: run by .ci/run, or with AGENT_TESTS_LONG=1.
+# Minutes of real processes and kills, and of requests that hang, whose time is real: run by .ci/run, or with
+# AGENT_TESTS_LONG=1.
 LONG = [
+    "faults/test_cosmos_turns.py",
     "faults/test_kill_matrix.py",
     "faults/test_many_callbacks.py",
     "stories/test_cosmos_stories.py",

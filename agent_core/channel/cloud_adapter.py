@@ -22,7 +22,6 @@ from agent_core.activity.conversation_reference import (
     ResourceResponse,
 )
 from agent_core.activity.json_text import dump
-from agent_core.activity.received_attachments import FetchedContent
 from agent_core.channel.url_guard import UrlGuard, is_loopback
 from agent_core.errors import (
     BadActivity,
@@ -42,6 +41,7 @@ from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.user_tokens import UserTokenService
 
 if TYPE_CHECKING:  # loaded with the first request, so that a cold start is spared them
+    from agent_core.activity.received_attachments import FetchedContent
     from agent_core.channel.attachment_downloader import AttachmentDownloader
     from agent_core.channel.connector import Connector
     from agent_core.channel.connector_client import ConnectorClient

@@ -12,11 +12,8 @@ from agent_core.channel.cloud_adapter import AgentIdentity, CloudAdapter
 from agent_core.channel.url_guard import UrlGuard
 from agent_core.errors import SettingsError
 from agent_core.hosting import clock
-from agent_core.hosting.managed_identity import ManagedIdentityCredential
 from agent_core.hosting.settings import CLIENT_ID, COSMOS, SERVICE_BUS, Settings, missing_connection
-from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.queue import DeadLetterQueue, Queue
-from agent_core.proactive.tickets import Tickets
 from agent_core.store.document_store import DocumentStore
 
 if TYPE_CHECKING:  # loaded on first use, so that a cold start is spared them
@@ -26,6 +23,9 @@ if TYPE_CHECKING:  # loaded on first use, so that a cold start is spared them
     from agent_core.channel.token_provider import CachedTokenProvider
     from agent_core.channel.user_token_client import UserTokenClient
     from agent_core.hosting.cosmos_store import CosmosConnection, CosmosStore
+    from agent_core.hosting.managed_identity import ManagedIdentityCredential
+    from agent_core.proactive.dead_letters import DeadLetters
+    from agent_core.proactive.tickets import Tickets
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class AzureServices:
         self.store = cast(DocumentStore, _OnFirstUse(self._open_store))
         self.queue = cast(Queue, _OnFirstUse(lambda: self._open_queue("WORK_QUEUE")))
         self.callbacks = cast(Queue, _OnFirstUse(lambda: self._open_queue("CALLBACK_QUEUE")))
-        self.tickets = cast(Tickets, _OnFirstUse(lambda: Tickets(settings.ticket_keys, settings.ticket_mode)))
+        self.tickets = cast("Tickets", _OnFirstUse(self._open_tickets))
         self._http_client: HttpClient | None = None
         self._download_client: HttpClient | None = None
 
@@ -228,7 +228,14 @@ class AzureServices:
         sessions = name_setting == "CALLBACK_QUEUE" and settings.callback_sessions
         return SqliteQueue(settings.local_data / "queues.db", name, now=clock.now, requires_session=sessions)
 
+    def _open_tickets(self) -> Tickets:
+        from agent_core.proactive.tickets import Tickets
+
+        return Tickets(self.settings.ticket_keys, self.settings.ticket_mode)
+
     def _managed_identity(self, prefix: str) -> ManagedIdentityCredential:
+        from agent_core.hosting.managed_identity import ManagedIdentityCredential
+
         return ManagedIdentityCredential(self.settings.get(f"{prefix}__clientId"), clock.now)
 
     async def drain_dead_letters(self, letters: DeadLetters) -> int:

@@ -17,11 +17,11 @@ from agent_core.hosting.credential_settings import CLIENT_ID as CLIENT_ID
 from agent_core.hosting.credential_settings import CLIENT_SECRET as CLIENT_SECRET
 from agent_core.hosting.credential_settings import TENANT_ID as TENANT_ID
 from agent_core.hosting.credential_settings import app_credentials
-from agent_core.proactive.tickets import TICKET_MODES, TicketMode
 from agent_core.turn.user_tokens import OAuthConnection
 
-if TYPE_CHECKING:  # loaded when a token is needed, so that a cold start is spared it
+if TYPE_CHECKING:  # loaded when a token or a ticket is needed, so that a cold start is spared them
     from agent_core.channel.app_credentials import AppCredentials
+    from agent_core.proactive.tickets import TicketMode
 
 COSMOS = "CosmosConnection"
 SERVICE_BUS = "ServiceBusConnection"
@@ -211,6 +211,8 @@ class Settings:
     @property
     def ticket_mode(self) -> TicketMode:
         """Whether callbacks need a ticket: in Azure they do, unless the setting says otherwise."""
+        from agent_core.proactive.tickets import TICKET_MODES
+
         said = (self.get(TICKETS) or ("optional" if self.development else "required")).lower()
         for mode in TICKET_MODES:
             if said == mode:

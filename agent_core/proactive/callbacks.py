@@ -3,111 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from agent_core.activity.activity_types import CallbackTypes
-from agent_core.activity.conversation_reference import split_channel_id
 from agent_core.errors import AgentError, ContinuationNotFound, InvalidCallback
 from agent_core.proactive.callback_message import Callback
 from agent_core.proactive.continuations import Continuations
-from agent_core.proactive.continuing_later import ContinuingLater
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.deliveries import Deliveries
 from agent_core.proactive.delivery import Delivery
 from agent_core.proactive.delivery_gate import Notice
+from agent_core.proactive.expected_callbacks import ExpectedCallbacks
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import QueueMessage
-from agent_core.proactive.tickets import Ticket, Tickets, counterpart_of, expectation_of
-from agent_core.proactive.turn_record import partition_of_user
+from agent_core.proactive.tickets import Tickets, counterpart_of
 from agent_core.proactive.work import WorkItem
-from agent_core.store.document_store import CONVERSATIONS, Document, DocumentStore, Where, id_for, time_text
+from agent_core.store.document_store import Document, time_text
 from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import Handler, TurnState
 
 logger = logging.getLogger(__name__)
-
-
-class ExpectedCallbacks:
-    """The callbacks that turns wait for, and what they leave for later."""
-
-    def __init__(
-        self,
-        store: DocumentStore,
-        continuations: Continuations,
-        tickets: Tickets,
-        later: ContinuingLater,
-        *,
-        now: Callable[[], datetime],
-        new_id: Callable[[], str],
-    ) -> None:
-        self._store = store
-        self._continuations = continuations
-        self._tickets = tickets
-        # See `TurnContext.continue_later`.
-        self.continue_later = later.add
-        self._now = now
-        self._new_id = new_id
-
-    async def expect(
-        self,
-        context: TurnContext,
-        continuation: str,
-        *,
-        replaces: str | None,
-        kinds: Collection[CallbackTypes],
-        valid_for: timedelta,
-    ) -> Ticket:
-        """Store that this callback is to come; see `TurnContext.expect_callback`."""
-        _ = self._continuations[continuation]
-        reference, now = context.conversation, self._now()
-        ticket = self._tickets.sign(
-            Ticket(
-                conversation_id=reference.conversation_id,
-                channel_id=reference.channel,
-                continuation=continuation,
-                id=self._new_id(),
-                kinds=frozenset(kinds),
-                expires=now + valid_for,
-                user=partition_of_user(reference, context.identity),
-                tenant_id=Conversation(reference, context.identity, now).tenant_id,
-            )
-        )
-        await self._store.create(
-            CONVERSATIONS,
-            {
-                "id": id_for("expected", ticket.id),
-                CONVERSATIONS.partition_key: ticket.conversation_id,
-                "kind": "expected_callback",
-                "channel": ticket.channel_id,
-                "continuation": continuation,
-                "replaces": replaces,
-                "created": time_text(now),
-                "ttl": max(1, int(valid_for.total_seconds())),
-            },
-        )
-        logger.info("Callback %r is expected in conversation %r", continuation, ticket.conversation_id)
-        return ticket
-
-    async def fulfilled_by(self, callback: Callback) -> Document | None:
-        """The expectation a callback fulfils: its ticket's, or without one the oldest of that continuation, or None."""
-        channel = split_channel_id(callback.channel_id)[0]
-        if callback.ticket is not None:
-            document_id = id_for("expected", expectation_of(callback.ticket))
-            document = await self._store.read(CONVERSATIONS, callback.conversation_id, document_id)
-            fits = document is not None and document.body["continuation"] == callback.continuation
-            return document if fits and document and channel in (None, document.body["channel"]) else None
-        conditions = [Where("kind", "=", "expected_callback"), Where("continuation", "=", callback.continuation or "")]
-        if channel is not None:
-            conditions.append(Where("channel", "=", channel))
-        page = await self._store.query(
-            CONVERSATIONS, partition=callback.conversation_id, where=conditions, order_by="created", limit=1
-        )
-        return next(iter(page.documents), None)
 
 
 class CallbackReceiver:

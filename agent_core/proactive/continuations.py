@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from agent_core.errors import ContinuationNotFound, RouteError
-from agent_core.proactive.ledger import WhenUnsure
 from agent_core.turn.turn_state import Handler
+
+if TYPE_CHECKING:  # a name alone is no reason to load the ledger
+    from agent_core.proactive.ledger import WhenUnsure
 
 
 class Continuations:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.attachments import Attachment
@@ -20,12 +20,14 @@ from agent_core.activity.conversation_reference import (
     ConversationResourceResponse,
     ResourceResponse,
 )
-from agent_core.activity.received_attachments import FetchedContent
 from agent_core.errors import NotSupported
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware, MiddlewareSet
 from agent_core.turn.turn_context import Callbacks, TurnContext
 from agent_core.turn.user_tokens import UserTokens, UserTokenService
+
+if TYPE_CHECKING:  # loaded with the first file, so that a cold start is spared it
+    from agent_core.activity.received_attachments import FetchedContent
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.channels import Channel, SizeLimit
-from agent_core.activity.citations import MESSAGE_TYPE, cited_in
 from agent_core.activity.entities import Entity, Mention
 from agent_core.errors import MessageTooLarge
 from agent_core.turn.stream_protocol import is_stream
@@ -148,6 +147,8 @@ def _split(activity: Activity, channel: Channel, limit: SizeLimit) -> list[Activ
 
 def _entities_of(entities: Sequence[Entity], text: str) -> tuple[Entity, ...]:
     """The entities that a part of the text keeps: a mention must occur in it, and so must a citation's number."""
+    from agent_core.activity.citations import MESSAGE_TYPE, cited_in
+
     kept: list[Entity | None] = []
     for entity in entities:
         if (entity.type or "").lower() == "mention":

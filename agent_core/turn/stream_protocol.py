@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from agent_core.activity.activity import Activity
-from agent_core.activity.citations import message_entity
 from agent_core.activity.entities import StreamInfo
 from agent_core.errors import ChannelError
 
@@ -37,6 +36,8 @@ def update(
     claims: Sequence[Mapping[str, Any]] = (),
 ) -> Activity:
     """One update: all of the text so far, or what the agent is doing before there is any."""
+    from agent_core.activity.citations import message_entity
+
     info = StreamInfo(stream_type=kind, stream_sequence=sequence, stream_id=stream_id)
     about = message_entity(claims)
     return Activity(

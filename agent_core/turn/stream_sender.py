@@ -13,6 +13,7 @@ from agent_core.activity.activity import Activity
 from agent_core.activity.channels import Channel
 from agent_core.activity.conversation_reference import ResourceResponse
 from agent_core.errors import ChannelError
+from agent_core.turn.runtime import Runtime
 from agent_core.turn.stream_protocol import StreamResult, failure_of, final, update
 from agent_core.turn.streamed_message import StreamedMessage
 
@@ -54,19 +55,6 @@ class Turn(Protocol):
 
     async def update_activity(self, activity: Activity) -> ResourceResponse:
         """Edit a message."""
-
-
-class Runtime(Protocol):
-    """Tells the time, waits, and makes ids."""
-
-    def now(self) -> datetime:
-        """The time, aware, UTC."""
-
-    def sleep(self, delay: timedelta, /) -> Awaitable[None]:
-        """Return when that much time has passed."""
-
-    def new_id(self) -> str:
-        """An id that nobody else has."""
 
 
 # streaming: updates are sent. holding: the stream is open, and only its end is still sent. buffering: there is no

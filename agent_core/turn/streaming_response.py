@@ -12,7 +12,8 @@ from agent_core.activity.attachments import Attachment
 from agent_core.activity.citations import Citation, SensitivityLabel
 from agent_core.activity.conversation_reference import ResourceResponse
 from agent_core.errors import StreamCancelled, StreamEnded
-from agent_core.turn.stream_sender import Runtime, StreamSender, Turn, send_plain
+from agent_core.turn.runtime import Runtime
+from agent_core.turn.stream_sender import StreamSender, Turn, send_plain
 from agent_core.turn.streamed_message import StreamedMessage
 
 logger = logging.getLogger(__name__)

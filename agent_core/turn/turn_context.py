@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.activity_types import CallbackTypes
@@ -17,15 +17,17 @@ from agent_core.activity.attachments import Attachment
 from agent_core.activity.channels import Channel, channel_of
 from agent_core.activity.conversation_reference import ChannelAccount, ConversationReference, ResourceResponse
 from agent_core.activity.message_factory import MessageFactory
-from agent_core.activity.received_attachments import FetchedContent, ReceivedAttachment, received_attachments
 from agent_core.errors import NotSupported, TurnEnded
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.outgoing import fit, with_fewer_actions, within_size
+from agent_core.turn.runtime import Runtime
 from agent_core.turn.stream_protocol import is_stream
-from agent_core.turn.stream_sender import Runtime
-from agent_core.turn.streaming_response import StreamingResponse
 from agent_core.turn.turn_state import TurnState
 from agent_core.turn.user_tokens import UserTokens
+
+if TYPE_CHECKING:  # loaded with the first file or stream, so that a cold start is spared them
+    from agent_core.activity.received_attachments import FetchedContent, ReceivedAttachment
+    from agent_core.turn.streaming_response import StreamingResponse
 
 SendHook = Callable[
     ["TurnContext", Sequence[Activity], Callable[[Sequence[Activity]], Awaitable[list[ResourceResponse]]]],
@@ -192,6 +194,8 @@ class TurnContext:
     @property
     def attachments(self) -> tuple[ReceivedAttachment, ...]:
         """What the user sent along: files, pictures and cards. `await attachment.download()` fetches one's content."""
+        from agent_core.activity.received_attachments import received_attachments
+
         return received_attachments(self.activity, self._fetch_attachment)
 
     @property
@@ -202,6 +206,8 @@ class TurnContext:
         text (`context.channel.supports_streaming`), where the caller takes all replies at once (expectReplies), and
         where the agent acts as a user of its own (agentic identities).
         """
+        from agent_core.turn.streaming_response import StreamingResponse
+
         self._check_running()
         if self._stream is None or self._stream.ended:
             streams = (

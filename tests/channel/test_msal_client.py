@@ -53,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> SelfSigned:
 @pytest.fixture
 async def setting(server: SelfSigned, tmp_path: Path) -> AsyncIterator[Setting]:
     provider = IdentityProvider()
-    http = HttpClient(allow_address=anywhere, ssl_context=trusting(server), connect_timeout=1)
+    http = HttpClient(allow_address=anywhere, ssl_context=trusting(server), connect_timeout=5)
     async with provider.serve(server):
         yield Setting(provider, http, tmp_path)
         await http.close()
@@ -275,7 +275,7 @@ async def test_a_hanging_endpoint_costs_its_time_and_leaves_no_thread(setting: S
         await released.wait()
         return setting.provider.grant()
 
-    client = setting.client(ClientSecret(SECRET), timeout=0.3)
+    client = setting.client(ClientSecret(SECRET), timeout=0.8)
     await client.acquire(SCOPE)
     threads = threading.active_count()
     for _ in range(3):
@@ -284,7 +284,7 @@ async def test_a_hanging_endpoint_costs_its_time_and_leaves_no_thread(setting: S
         with pytest.raises(ChannelError) as hung:
             await client.acquire(SCOPE)
         assert hung.value.decision == "unsent"
-        assert asyncio.get_running_loop().time() - began < 2
+        assert asyncio.get_running_loop().time() - began < 4
     assert (await client.acquire(SCOPE)).value == "canary-token-2"
     released.set()
     assert threading.active_count() <= threads + 1

@@ -355,7 +355,7 @@ async def test_a_bad_id_is_a_value_error_in_every_call(store: DocumentStore, par
         {"ttl": True},
         {"ttl": "60"},
         {"ttl": None},
-        {"value": object()},
+        {"value": ...},
         {"value": float("nan")},
         {"value": {1, 2}},
     ],

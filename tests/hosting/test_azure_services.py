@@ -1,5 +1,6 @@
 """Which service the settings choose, and that choosing waits until it is used."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -231,20 +232,70 @@ async def test_p9_2_only_a_development_process_fetches_from_this_machine(tmp_pat
         await services.close()
 
 
-def test_importing_the_app_loads_no_azure_client_and_reads_no_setting() -> None:
-    """A cold start pays for every import; each of these costs about as much as all of the rest."""
+# What the first turns of a process do without: it is loaded with the first work that needs it.
+ON_FIRST_USE = {
+    "azure.cosmos",
+    "azure.identity",
+    "azure.servicebus",
+    "aiohttp",
+    "cryptography",
+    "httpx",
+    "jwt",
+    "msal",
+    "agent_core.activity.attachment_content",
+    "agent_core.activity.citations",
+    "agent_core.activity.received_attachments",
+    "agent_core.channel.attachment_downloader",
+    "agent_core.channel.connector",
+    "agent_core.channel.http_client",
+    "agent_core.channel.msal_client",
+    "agent_core.channel.teams_routes",
+    "agent_core.channel.token_validator",
+    "agent_core.hosting.cosmos_store",
+    "agent_core.hosting.managed_identity",
+    "agent_core.proactive.callback_message",
+    "agent_core.proactive.callbacks",
+    "agent_core.proactive.deliveries",
+    "agent_core.proactive.directory",
+    "agent_core.proactive.erasure",
+    "agent_core.proactive.ledger",
+    "agent_core.proactive.lifecycle_work",
+    "agent_core.proactive.moving_in",
+    "agent_core.proactive.notifications",
+    "agent_core.proactive.occurrences",
+    "agent_core.proactive.preferences",
+    "agent_core.proactive.quiet_hours",
+    "agent_core.proactive.recurrence",
+    "agent_core.proactive.schedules",
+    "agent_core.proactive.sdk_documents",
+    "agent_core.proactive.throttle",
+    "agent_core.proactive.tickets",
+    "agent_core.proactive.timer",
+    "agent_core.store.memory_store",
+    "agent_core.store.sqlite_store",
+    "agent_core.testing",
+    "agent_core.turn.stream_sender",
+    "agent_core.turn.streaming_response",
+}
+
+
+def test_importing_the_app_loads_no_client_and_nothing_for_rarer_turns_and_reads_no_connection() -> None:
+    """A cold start pays for every import; a client costs about as much as all of the rest."""
+    ours = [name for name in ON_FIRST_USE if name.startswith("agent_core.")]
+    assert all(importlib.util.find_spec(name) for name in ours), "a module that was renamed would never be found loaded"
     script = (
         "import os, sys\n"
         "read = []\n"
         "get = os.environ.get\n"
         "os.environ.__class__.get = lambda self, name, default=None: (read.append(name), get(name, default))[1]\n"
         "import function_app\n"
-        "heavy = ('azure.cosmos', 'azure.servicebus', 'azure.identity', 'msal', 'jwt', 'cryptography', 'aiohttp')\n"
-        "print([name for name in heavy if name in sys.modules])\n"
+        "print(*sys.modules)\n"
         "print([name for name in read if 'CONNECTION' in name.upper()])\n"
     )
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines() == ["[]", "[]"]
+    loaded, connections = ran.stdout.splitlines()
+    assert ON_FIRST_USE.intersection(loaded.split()) == set()
+    assert connections == "[]"
 
 
 async def test_without_an_app_id_nobody_signs_in_and_the_error_says_what_to_set(local: AzureServices) -> None:
