@@ -170,6 +170,7 @@ class AgentApplication:
             self.conversations,
             ledger,
             continuations=self._continuations,
+            check_service_url=adapter.check_service_url,
             now=adapter.now,
             new_id=new_id,
         )
