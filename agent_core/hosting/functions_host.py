@@ -13,6 +13,7 @@ from agent_core.errors import QueueUnavailable, SettingsError, StoreError
 from agent_core.hosting import clock
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.settings import TICKETS
+from agent_core.proactive.notifications import Notifications
 from agent_core.proactive.queue import Property, QueueMessage
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,11 @@ class FunctionsHost:
     def __init__(self, agent: AgentApplication, services: AzureServices) -> None:
         self._agent = agent
         self.services = services
+
+    @property
+    def notifications(self) -> Notifications:
+        """The agent's."""
+        return self._agent.notifications
 
     async def process_activity(self, request: func.HttpRequest) -> func.HttpResponse:
         """An activity of a channel: run its turn. Never raises for what a request or a handler does."""
