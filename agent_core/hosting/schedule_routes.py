@@ -156,7 +156,7 @@ def _refusal(error: AgentError) -> func.HttpResponse:
         return _error(404, type(error).__name__, error)
     if isinstance(error, StoreError | QueueUnavailable):
         logger.error("A request about schedules could not be done: %s", error)
-        said = "The agent cannot work right now; try again. What was to be stored may be: give it an 'id' of your own."
+        said = "The agent cannot work right now; try again. A schedule that has an 'id' is not made twice by that."
         return _error(503, "Unavailable", said, headers={"retry-after": "5"})
     if isinstance(error, SettingsError):
         logger.error("The agent is not set up: %s", error)
