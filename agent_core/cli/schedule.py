@@ -52,7 +52,7 @@ def register(commands: Any) -> None:
     listing = action("list", _list, "all that match; those for a user's conversations are not the user's")
     _add_recipient(listing, tenant=False)
     listing.add_argument("--tag")
-    listing.add_argument("--status", help="scheduled, paused, done, cancelled or unusable")
+    listing.add_argument("--status", help="scheduled, paused, done or cancelled")
 
     update = action("update", _update, "change what is given; the rest stays")
     _add_when(update)

@@ -125,7 +125,7 @@ def _utc(moment: datetime) -> str:
 def _check_names(data: JsonObject, known: tuple[str, ...]) -> None:
     for name in data:
         if name not in known:
-            raise InvalidSchedule(f"{name!r:.80} is unknown here; known are {', '.join(known)}.", field=name)
+            raise InvalidSchedule(f"{name!r:.80} is unknown here; known are {', '.join(known)}.", field=name[:80])
 
 
 def _read(data: JsonObject) -> dict[str, Any]:

@@ -345,6 +345,19 @@ async def test_what_is_not_there_is_404(api: Api) -> None:
     assert await api.stored() == 0
 
 
+async def test_a_schedule_whose_zone_is_none_any_more_says_so(api: Api) -> None:
+    _, made = await api.ask("POST", body=DAILY)
+    store = api.services.store
+    (document,) = (await store.query(SCHEDULES)).documents
+    gone = {**document.body["recurrence"], "zone": "Mars/Olympus"}
+    await store.replace(SCHEDULES, {**document.body, "recurrence": gone}, document.etag)
+    for method in ("GET", "DELETE"):
+        status, refused = await api.ask(method, f"/{made['id']}")
+        assert (status, refused["error"]["code"]) == (409, "Unusable")
+        assert "Mars/Olympus" in refused["error"]["message"]
+    assert await api.ask("GET") == (200, {"schedules": []})
+
+
 async def test_what_a_turn_left_for_itself_is_nobodys_to_see_or_stop(api: Api) -> None:
     await api.agent.proactive.continue_later("c1", "look", {"secret": 1}, delay=timedelta(days=1))
     ((document,)) = (await api.services.store.query(SCHEDULES)).documents
