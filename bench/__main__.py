@@ -6,7 +6,15 @@ import argparse
 import importlib
 
 # Each is a module here with `def run() -> None`, which prints a small table and exits non-zero if a limit is passed.
-BENCHMARKS = ("import_time", "activity", "http_transport", "conversation_cost", "token_validation", "callbacks")
+BENCHMARKS = (
+    "import_time",
+    "activity",
+    "http_transport",
+    "conversation_cost",
+    "token_validation",
+    "callbacks",
+    "timer",
+)
 
 
 def main() -> None:

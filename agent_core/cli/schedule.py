@@ -16,6 +16,7 @@ from agent_core.hosting.azure_services import AzureServices
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.ledger import Ledger
 from agent_core.proactive.notifications import Notifications
+from agent_core.proactive.preferences import PreferenceStore
 from agent_core.proactive.schedule_json import CHANGES, WHEN
 from agent_core.proactive.schedule_requests import FILTERS, ScheduleRequests
 from agent_core.proactive.schedules import Schedules
@@ -112,12 +113,14 @@ def notifications(services: AzureServices) -> Notifications:
     """The notifications of these services; of continuations nothing is known here."""
     new_id = services.adapter.new_id
     schedules, letters = Schedules(services.store), DeadLetters(services.store, clock.now, services.queue)
+    known = conversations(services)
     return Notifications(
         schedules,
         Timer(schedules, services.queue, letters, now=clock.now),
-        conversations(services),
+        known,
         directory(services),
         Ledger(services.store, now=clock.now, sleep=clock.sleep, new_id=new_id),
+        preferences=PreferenceStore(services.store, known, now=clock.now),
         continuations=None,
         check_service_url=services.adapter.check_service_url,
         now=clock.now,

@@ -17,6 +17,7 @@ from agent_core.proactive.conversation import Conversation, user_partition
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.directory import ConversationDirectory, ConversationFilter
 from agent_core.proactive.lifecycle_work import every
+from agent_core.proactive.recipients import UserRecipient
 from agent_core.proactive.turn_record import partition_of_user
 from agent_core.store.document_store import (
     CONVERSATIONS,
@@ -37,7 +38,7 @@ class ErasureReport:
 
     Attributes:
         deleted: how many documents, by their kind: `conversation`, `state` (of the user), `schedule`, `delivery`,
-            `expected_callback`, `claim`, `dead_letter`, `sign_in`, `awaiting_sign_in`.
+            `expected_callback`, `claim`, `dead_letter`, `sign_in`, `awaiting_sign_in`, `preferences`.
         scrubbed: conversations of several users that stay, without what named the user.
         conversation_ids: of the conversations that were deleted.
         dry_run: nothing was written; this is what would go.
@@ -120,6 +121,12 @@ class UserData:
             await self._delete_or_scrub(conversation, report)
         for partition in partitions:
             await self._delete_partition_of_user(partition, report)
+        recipients = [UserRecipient(aad_object_id)] if aad_object_id else []
+        if channel and user_id:
+            recipients.append(UserRecipient(channel_id=channel, user_id=user_id))
+        for recipient in recipients:
+            async for document in every(self._store, SCHEDULES, [Where("recipient", "=", recipient.name)]):
+                await self._delete(SCHEDULES, document, report)
         if aad_object_id:
             await self._delete_states(aad_object_id.lower(), channel, report)
         await self._delete_dead_letters(names, report)
@@ -162,8 +169,8 @@ class UserData:
 
     async def _delete_partition_of_user(self, partition: str, report: ErasureReport) -> None:
         documents = [document async for document in every(self._store, USERS, [], partition=partition)]
-        # The state last, for it is found by the user's id.
-        for document in sorted(documents, key=lambda document: document.id == "state"):
+        # Last what is found by the user's id, the state and the preferences.
+        for document in sorted(documents, key=lambda document: "aadObjectId" in document.body):
             await self._delete(USERS, document, report)
 
     async def _delete_states(self, aad_object_id: str, channel: str | None, report: ErasureReport) -> None:

@@ -131,16 +131,21 @@ class Schedule:
         """The next generation: what this one left on the queue is void, and nobody is handing it over."""
         return replace(self, generation=self.generation + 1, claim=None, **values)
 
-    def to_document(self, look: datetime | None = None) -> JsonObject:
-        """The JSON object to store; the timer looks at it when it is due, or else at `look`."""
-        due = look or self.next
+    def with_claim(self, look: datetime) -> JsonObject:
+        """What is stored, with the claim; no timer looks at it before `look`."""
+        body = self.stored.body if self.stored is not None else self.to_document()
+        return {**body, "due": time_text(look), "claim": _claim_text(self.claim)}
+
+    def to_document(self, kept: timedelta = KEPT) -> JsonObject:
+        """The JSON object to store."""
+        due = self.next
         return {
             "id": self.id,
             SCHEDULES.partition_key: shard_of(self.id),
             "kind": "schedule",
             "status": self.status,
             **({"due": time_text(due)} if due is not None else {}),
-            **({"ttl": int(KEPT.total_seconds())} if self.is_ended else {}),
+            **({"ttl": int(kept.total_seconds())} if self.is_ended else {}),
             **{name: value for name, value in fields_of(self.to).items() if value is not None},
             **({"tag": self.tag} if self.tag is not None else {}),
             "to": self.to.to_dict(),
@@ -153,7 +158,7 @@ class Schedule:
             "continuation": self.continuation,
             "value": self.value,
             "generation": self.generation,
-            "claim": [time_text(self.claim.at), time_text(self.claim.until)] if self.claim is not None else None,
+            "claim": _claim_text(self.claim),
             "handedOver": [time_text(due) for due in self.handed_over[-REMEMBERED:]],
             "dropped": [
                 {
@@ -221,9 +226,9 @@ class Schedules:
     def __init__(self, store: DocumentStore) -> None:
         self._store = store
 
-    async def add(self, schedule: Schedule, look: datetime | None = None) -> Schedule:
+    async def add(self, schedule: Schedule) -> Schedule:
         """Store a new one; when this returns it survives. DocumentExists if there is one of that id."""
-        return replace(schedule, stored=await self._store.create(SCHEDULES, schedule.to_document(look)))
+        return replace(schedule, stored=await self._store.create(SCHEDULES, schedule.to_document()))
 
     async def get(self, schedule_id: str) -> Schedule | None:
         """The stored one, whatever its status. InvalidSchedule if its zone or rule is none any more."""
@@ -233,10 +238,16 @@ class Schedules:
         document = await self._store.read(SCHEDULES, shard, schedule_id)
         return Schedule.from_document(document) if document is not None else None
 
-    async def change(self, schedule_id: str, change: Callable[[Schedule], Schedule | None]) -> Schedule | None:
+    async def change(
+        self, schedule_id: str, change: Callable[[Schedule], Schedule | None], *, kept: timedelta = KEPT
+    ) -> Schedule | None:
         """Write what `change` makes of it, None for no change; who is second makes it of what the first wrote.
 
-        Returns what was written; None if nothing was, or there is none.
+        Args:
+            kept: for how long it is kept, if it is done.
+
+        Returns:
+            What was written; None if nothing was, or there is none.
         """
         while True:
             schedule = await self.get(schedule_id)
@@ -244,10 +255,18 @@ class Schedules:
             if schedule is None or changed is None or schedule.stored is None:
                 return None
             try:
-                body = changed.to_document()
+                body = changed.to_document(kept)
                 return replace(changed, stored=await self._store.replace(SCHEDULES, body, schedule.stored.etag))
             except DocumentChanged:
                 continue
+
+    async def keep_until(self, schedule_id: str, until: datetime, now: datetime) -> None:
+        """Keep one that is done as long as something of it waits, and a while longer."""
+
+        def change(schedule: Schedule) -> Schedule | None:
+            return schedule if schedule.is_ended else None
+
+        await self.change(schedule_id, change, kept=KEPT + max(timedelta(0), until - now))
 
     async def due(self, shard: str, until: datetime, *, limit: int) -> list[Document]:
         """Those of a shard that the timer is to look at by then, oldest first."""
@@ -353,6 +372,10 @@ def shard_of(schedule_id: str) -> str:
     """The partition of a schedule; empty for what `new_id` did not make."""
     shard, _, unique = schedule_id.partition("-")
     return shard if shard in SHARDS and unique else ""
+
+
+def _claim_text(claim: HandingOver | None) -> list[str] | None:
+    return [time_text(claim.at), time_text(claim.until)] if claim is not None else None
 
 
 def _time(text: str | None) -> datetime | None:

@@ -109,20 +109,21 @@ class Timer:
     async def _hand_over(self, documents: Sequence[Document], now: datetime, report: TickReport) -> bool:
         """Claim, put on the queue, move on; False if another one had claimed some of them."""
         due = [schedule for document in documents if (schedule := await self._readable(document)) is not None]
-        ours = await self._claim_all([self._claim(schedule, now) for schedule in due], now)
-        report.handed_over += await self._pass_on(ours)
+        ours = await self._claim(due, now, AHEAD)
+        occurrences = await self._pass_on(ours)
+        report.handed_over += occurrences
         report.schedules += len(ours)
         return len(ours) == len(due)
 
-    def _claim(self, schedule: Schedule, now: datetime, ahead: timedelta = AHEAD) -> Schedule:
-        """By the times of an earlier claim, if whoever made it did not come to the end."""
-        return replace(schedule, claim=schedule.claim or HandingOver(now, now + ahead))
+    async def _claim(self, due: Sequence[Schedule], now: datetime, ahead: timedelta) -> list[Schedule]:
+        """Those that are ours by now; of two callers at once each gets what the other does not.
 
-    async def _claim_all(self, due: Sequence[Schedule], now: datetime) -> list[Schedule]:
-        """Those that are ours; of two callers at once each gets what the other does not."""
+        By the times of an earlier claim, if whoever made it did not come to the end.
+        """
         hidden = now + LEASE + AHEAD
-        written = await self._schedules.write([(_document(each), each.to_document(look=hidden)) for each in due])
-        return [replace(each, stored=document) for each, document in zip(due, written, strict=True) if document]
+        claimed = [replace(each, claim=each.claim or HandingOver(now, now + ahead)) for each in due]
+        written = await self._schedules.write([(_document(each), each.with_claim(hidden)) for each in claimed])
+        return [replace(each, stored=document) for each, document in zip(claimed, written, strict=True) if document]
 
     async def hand_over_now(self, schedule: Schedule, *, ahead: timedelta = AHEAD) -> None:
         """Put what is near of a schedule that was just stored on the queue, without waiting for a tick.
@@ -133,7 +134,7 @@ class Timer:
         if schedule.status != "scheduled" or schedule.next is None or schedule.next > now + ahead:
             return
         try:
-            await self._pass_on(await self._claim_all([self._claim(schedule, now, ahead)], now))
+            await self._pass_on(await self._claim([schedule], now, ahead))
         except (QueueUnavailable, DocumentChanged) as error:
             logger.warning("Schedule %r comes with the timer, for it was not handed over: %s", schedule.id, error)
 

@@ -69,12 +69,15 @@ def time_text(time: datetime) -> str:
     """An aware time as stored: UTC with microseconds, so that text order is time order; ValueError for a naive one."""
     if time.tzinfo is None:
         raise ValueError("A stored time needs a time zone: datetime.now(UTC), not datetime.now()")
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def parse_time(text: str) -> datetime:
-    """The aware time that `time_text` wrote."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    """The aware time that `time_text` wrote; ValueError for other text."""
+    time = datetime.fromisoformat(text)
+    if time.utcoffset() is None or time_text(time) != text:
+        raise ValueError(f"{text!r:.80} is no stored time")
+    return time
 
 
 def id_for(kind: str, *parts: str) -> str:
@@ -88,7 +91,7 @@ CONVERSATIONS = Container(
     "conversations",
     "conversation",
     (
-        *("kind", "status", "channel", "continuation", "created"),
+        *("kind", "status", "channel", "continuation", "created", "key"),
         *("aadObjectId", "userId", "tenantId", "teamId", "teamsChannelId"),
     ),
 )

@@ -52,6 +52,7 @@ _ALIVE = "(expires IS NULL OR expires > :now)"
 
 # How many expired documents one write takes away: enough to keep up, too few to be felt.
 _SWEEP = 20
+_TOGETHER = 3
 
 
 class SqliteStore:
@@ -206,22 +207,30 @@ def selection(
 def _indexes(container: Container) -> list[str]:
     """What makes queries on a container quick, in a partition and across them.
 
-    Over all declared fields in their order, for conditions on the first ones together; and over each alone.
+    Over its first declared fields together, which say what kind of document is meant and in what state; and over each
+    field alone, for the documents that have it: most have few of them, and every index is paid for by each write.
     """
     name = container.name
     fields = {field: _field(field) for field in container.indexed}
-    together = "_".join(fields)
-    groups = {"": ["partition", "id"]} | {field: [column, "partition", "id"] for field, column in fields.items()}
-    if fields:
+    first = dict(list(fields.items())[:_TOGETHER])
+    groups = {"": ["partition", "id"]}
+    if first:
+        together = "_".join(first)
         groups |= {
-            f"partition_{together}": ["partition", *fields.values(), "id"],
-            together: [*fields.values(), "partition", "id"],
+            f"partition_{together}": ["partition", *first.values(), "id"],
+            together: [*first.values(), "partition", "id"],
         }
-    return [
-        f"CREATE INDEX IF NOT EXISTS {_quoted_name(f'documents_{name}_{group}')} ON documents ({', '.join(columns)}) "
-        f"WHERE container = {_quoted(name)}"
-        for group, columns in groups.items()
+    return [_index(name, group, columns) for group, columns in groups.items()] + [
+        _index(name, field, [column, "partition", "id"], f" AND {column} IS NOT NULL")
+        for field, column in fields.items()
     ]
+
+
+def _index(container: str, group: str, columns: list[str], also: str = "") -> str:
+    return (
+        f"CREATE INDEX IF NOT EXISTS {_quoted_name(f'documents_{container}_{group}')} ON documents "
+        f"({', '.join(columns)}) WHERE container = {_quoted(container)}{also}"
+    )
 
 
 def _field(name: str) -> str:

@@ -242,6 +242,33 @@ async def test_many_sends_at_once_on_a_fresh_queue_all_arrive() -> None:
 
 
 @needs_service_bus
+async def test_many_messages_go_in_batches_and_all_arrive_at_their_times() -> None:
+    """More than one batch takes by number, and by bytes."""
+    due = datetime.now(UTC) + timedelta(seconds=2)
+    messages = [new_message(b"x" * 5_000, scheduled_enqueue_time=due if number % 2 else None) for number in range(230)]
+    ids = {message.message_id for message in messages}
+    async with opened() as queue, receiving() as receiver:
+        await queue.send_many(messages)
+        got = await received(receiver, ids)
+    assert {message.message_id for message in got} == ids
+    assert len(got) == 230
+
+
+@needs_service_bus
+async def test_many_messages_of_sessions_arrive_and_those_without_are_refused() -> None:
+    name = named("SERVICE_BUS_TEST_SESSION_QUEUE")
+    session = uuid.uuid4().hex
+    messages = [new_message(session_id=session) for _ in range(3)]
+    async with opened(name=name) as queue:
+        with pytest.raises(ValueError, match="session_id"):
+            await queue.send_many([new_message(), new_message()])
+        await queue.send_many(messages)
+        async with receiving(name, session_id=session) as receiver:
+            got = await received(receiver, {message.message_id for message in messages})
+    assert [each.message_id for each in got] == [message.message_id for message in messages]
+
+
+@needs_service_bus
 async def test_a_cancelled_send_does_not_stop_the_next_one() -> None:
     message = new_message()
     async with opened() as queue, receiving() as receiver:
