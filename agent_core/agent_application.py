@@ -166,6 +166,7 @@ class AgentApplication:
             self._ledger,
             preferences=self._preferences,
             continuations=self._continuations,
+            check_service_url=self._adapter.check_service_url,
             now=self._adapter.now,
             new_id=self._new_id,
         )

@@ -8,6 +8,8 @@ AgentError
 ├── SettingsError            a setting is missing or wrong: name it, stop
 │   └── InvalidTimerSchedule a timer's expression is none, or never fires (`local.ncrontab`)
 ├── InvalidSchedule          what was said about a time cannot be: its `field` says which argument; a ValueError too
+├── ScheduleNotFound         no schedule has that id
+├── ScheduleConflict         a schedule is not what it would have to be: see `code`
 ├── Busy                     another copy of the activity is being handled: try again
 ├── TurnEnded                a context was used after its turn
 ├── StreamEnded              a streaming response was used outside of its block
@@ -98,6 +100,27 @@ class InvalidSchedule(AgentError, ValueError):
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class ScheduleNotFound(AgentError):
+    """No schedule has that id; one that ended is kept for two weeks."""
+
+    def __init__(self, schedule_id: str) -> None:
+        super().__init__(f"No schedule {schedule_id!r:.200} is stored; one that ended is kept for two weeks.")
+        self.schedule_id = schedule_id
+
+
+class ScheduleConflict(AgentError):
+    """A schedule is not what it would have to be; nothing was changed.
+
+    Attributes:
+        code: a stable word. `IdTaken`: the caller's own id was used for a schedule that says something else.
+            `Ended`: nothing of it is still to come. `Unusable`: its zone or rule is none any more.
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Busy(AgentError):

@@ -26,7 +26,19 @@ def indexed() -> dict[str, list[dict[str, Any]]]:
 
 def test_the_host_finds_the_triggers_with_their_settings() -> None:
     functions = indexed()
+    of_schedules = {name: functions.pop(name)[0] for name in sorted(functions) if name.startswith("schedule")}
     assert sorted(functions) == ["callbacks", "live", "messages", "notifications", "ready", "work"]
+    assert {each["route"]: each["authLevel"] for each in of_schedules.values()} == dict.fromkeys(
+        [
+            "schedules/{id}",
+            "schedules/{id}/occurrences",
+            "schedules/{id}/pause",
+            "schedules/preview",
+            "schedules/{id}/resume",
+            "schedules",
+        ],
+        "FUNCTION",
+    )
     http = functions["messages"][0]
     # Every method comes in, because the host would answer a wrong one with 404 instead of 405.
     assert (http["type"], http["route"], http["authLevel"], http.get("methods")) == (

@@ -230,6 +230,9 @@ class CloudAdapter(ChannelAdapter):
         app_id = self._identity().app_id
         return ClaimsIdentity({"aud": app_id} if app_id else {}, service_url_verified=True)
 
+    def check_service_url(self, service_url: str) -> None:
+        self._guard().check_service_url(service_url, self.own_identity())
+
     async def send_activities(self, context: TurnContext, activities: Sequence[Activity]) -> list[ResourceResponse]:
         connector = self.connector(context)
         conversation_id = _conversation_id(context)

@@ -15,8 +15,8 @@ from typing import Any
 
 from agent_core.activity.activity_types import CallbackTypes
 from agent_core.activity.json_text import dump
-from agent_core.cli import conversations, dead_letters, deliveries, import_conversations, users
-from agent_core.errors import AgentError, SettingsError
+from agent_core.cli import conversations, dead_letters, deliveries, import_conversations, schedule, users
+from agent_core.errors import AgentError, InvalidSchedule, SettingsError
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.settings import SERVICE_BUS, Settings
 from agent_core.proactive.callback_message import Callback, session_id
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         asyncio.run(_run(options, AzureServices(settings)))
     except (AgentError, ValueError) as error:
-        print(f"Not done: {error}", file=sys.stderr)
+        where = f" ({error.field})" if isinstance(error, InvalidSchedule) and error.field else ""
+        print(f"Not done{where}: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.set_defaults(run=_publish)
 
     dead_letters.register(commands)
+    schedule.register(commands)
     deliveries.register(commands)
 
     conversations_parser = commands.add_parser("conversations", help="what the agent knows of its conversations")

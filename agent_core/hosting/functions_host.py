@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import MAXYEAR, UTC
+from typing import TYPE_CHECKING
 
 import azure.functions as func
 
@@ -15,6 +16,9 @@ from agent_core.hosting import clock
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.settings import TICKETS
 from agent_core.proactive.queue import Property, QueueMessage
+
+if TYPE_CHECKING:  # loaded with the first schedule, so that a cold start is spared it
+    from agent_core.proactive.notifications import Notifications
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +32,11 @@ class FunctionsHost:
     def __init__(self, agent: AgentApplication, services: AzureServices) -> None:
         self._agent = agent
         self.services = services
+
+    @property
+    def notifications(self) -> Notifications:
+        """The agent's."""
+        return self._agent.notifications
 
     async def process_activity(self, request: func.HttpRequest) -> func.HttpResponse:
         """An activity of a channel: run its turn. Never raises for what a request or a handler does."""

@@ -9,6 +9,7 @@ import azure.functions as func
 
 from agent_core.errors import AgentError
 from agent_core.hosting.functions_host import FunctionsHost
+from agent_core.hosting.schedule_routes import schedule_routes
 from agent_core.store.document_store import CONVERSATIONS
 
 
@@ -16,7 +17,8 @@ def http_api(host: FunctionsHost) -> func.Blueprint:
     """The routes as a blueprint: `app.register_functions(http_api(host))`.
 
     `GET /api/health/live` answers 200 while the process runs. `GET /api/health/ready` asks the settings and the store,
-    and answers 503 with what is wrong.
+    and answers 503 with what is wrong. `/api/schedules` is `agent.notifications` for those who have no Python; it needs
+    a function key, see docs/contracts/schedules.md.
     """
     blueprint = func.Blueprint()  # type: ignore[no-untyped-call]  # azure-functions leaves its constructor untyped
 
@@ -36,6 +38,7 @@ def http_api(host: FunctionsHost) -> func.Blueprint:
             return _json(503, {"error": {"code": "NotReady", "message": " ".join(problems)}})
         return _json(200, {"status": "ok"})
 
+    schedule_routes(blueprint, host)
     return blueprint
 
 

@@ -11,7 +11,7 @@ from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import ConversationReference
 from agent_core.activity.json_text import dump
 from agent_core.activity.message_factory import MessageFactory
-from agent_core.errors import InvalidSchedule
+from agent_core.errors import DocumentExists, InvalidSchedule, NotAllowed, ScheduleConflict
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
@@ -23,6 +23,7 @@ from agent_core.proactive.preferences import Preferences, PreferenceStore
 from agent_core.proactive.quiet_hours import QuietHours
 from agent_core.proactive.recipients import (
     ConversationRecipient,
+    NewConversation,
     Recipient,
     To,
     UserRecipient,
@@ -30,7 +31,7 @@ from agent_core.proactive.recipients import (
     recipient_of,
 )
 from agent_core.proactive.recurrence import Recurrence, checked_limit, parse_duration
-from agent_core.proactive.schedules import Schedule, Schedules, Status, new_id
+from agent_core.proactive.schedules import Schedule, SchedulePage, Schedules, Status, chosen_id, digest, new_id
 from agent_core.proactive.timer import Timer, decide
 from agent_core.store.document_store import Where, is_storable
 
@@ -76,16 +77,22 @@ class Notifications:
         *,
         preferences: PreferenceStore,
         continuations: Continuations | None,
+        check_service_url: Callable[[str], None],
         now: Callable[[], datetime],
         new_id: Callable[[], str],
     ) -> None:
-        """Without `continuations`, as in an operator's process, any name is taken for one."""
+        """Without `continuations`, as in an operator's process, any name is taken for one.
+
+        Args:
+            check_service_url: the adapter's; raises NotAllowed where no conversation may be begun.
+        """
         self._schedules = schedules
         self._timer = timer
         self._conversations = conversations
         self._directory = directory
         self._ledger = ledger
         self._continuations = continuations
+        self._check_service_url = check_service_url
         self._preferences = preferences
         self._now = now
         self._new_id = new_id
@@ -109,6 +116,7 @@ class Notifications:
         expires: timedelta | str | None = None,
         urgent: bool = False,
         tag: str | None = None,
+        id: str | None = None,
     ) -> str:
         """Say something, or run a continuation, at a time or at times that recur.
 
@@ -134,18 +142,21 @@ class Notifications:
             expires: how long after its time one is still worth sending, whatever it waits for.
             urgent: passes quiet hours and the number a day, never an opt-out.
             tag: a name to list it by.
+            id: a name of the caller's own for it, 1 to 64 characters of A-Z a-z 0-9 . _ ~ - that are used once for a
+                recipient: whoever does not know whether it was stored says the same again, and it is there once. That
+                holds while it is kept, which is two weeks after its end.
 
         Returns:
-            The schedule's id. When this returns the schedule survives.
+            The schedule's id, which has the name in it. When this returns the schedule survives. Of two callers at once
+            with one name and the same content, both get the one schedule; with other content the second is refused.
 
         Raises:
             InvalidSchedule: a ValueError with the `field` to mend; nothing is stored.
+            ScheduleConflict: `id` names a schedule that was made of something else; nothing is stored.
             ConversationNotFound: the conversation, or the one that tells the recipient's zone; nothing is stored.
             ContinuationNotFound: nothing is stored.
             StoreUnavailable: it may be stored or not.
         """
-        recipient = await self._checked_recipient(to)
-        now = self._now()
         when: When = {
             "at": at,
             "every": every,
@@ -155,20 +166,36 @@ class Notifications:
             "count": count,
             "excluding": excluding,
         }
+        content = self._content(activity, continuation, value)
+        misfires = Misfires(misfire, _span(grace, "grace"), None if expires is None else _span(expires, "expires"))
+        schedule_id, request = new_id(named := recipient_of(to), self._new_id()), None
+        if id is not None:
+            said = {**when, "excluding": sorted(map(str, excluding)), **content, **misfires.to_dict()}
+            schedule_id = chosen_id(named, id)
+            request = digest({**said, "to": named.to_dict(), "urgent": urgent, "tag": tag})
+            if await self._was_made(schedule_id, request):
+                return schedule_id
+        recipient = await self._checked_recipient(to)
+        now = self._now()
         recurrence = await self._recurrence(when, recipient, now)
         schedule = Schedule(
-            id=new_id(recipient, self._new_id()),
+            id=schedule_id,
             to=recipient,
             recurrence=recurrence,
             next=_first(recurrence, now),
-            misfires=Misfires(misfire, _span(grace, "grace"), None if expires is None else _span(expires, "expires")),
+            misfires=misfires,
             urgent=_checked_bool(urgent),
             tag=_checked_tag(tag),
             created=now,
-            **self._content(activity, continuation, value),
+            request=request,
+            **content,
         )
-        await self._timer.hand_over_now(await self._schedules.add(schedule))
-        return schedule.id
+        try:
+            await self._timer.hand_over_now(await self._schedules.add(schedule))
+        except DocumentExists:
+            if request is None or not await self._was_made(schedule_id, request):
+                raise
+        return schedule_id
 
     async def update(self, schedule_id: str, **changes: Unpack[Changes]) -> bool:
         """Change a schedule; what it left on the queue is not delivered, but comes anew if its time is still to come.
@@ -231,7 +258,7 @@ class Notifications:
     async def preview(self, schedule_id: str, limit: int = 10) -> list[datetime]:
         """The next nominal times of a schedule, in UTC, 10,000 at most; none if it is paused, has ended or is unknown.
 
-        Of one that is not stored yet: `Recurrence(…).occurrences(begin, limit)`.
+        `preview_of` is for one that is not stored.
 
         Raises:
             InvalidSchedule: `limit` is below 1 or above 10,000.
@@ -242,6 +269,35 @@ class Notifications:
             return []
         return schedule.recurrence.occurrences(schedule.next, limit)
 
+    async def preview_of(
+        self, to: To | None = None, *, limit: int = 10, **when: Unpack[When]
+    ) -> tuple[list[datetime], str | None]:
+        """The first nominal times that `schedule` would have with the same words, and the zone it would go by.
+
+        Args:
+            to: whose zone it is, where one is needed and none is given.
+
+        Raises:
+            Like `schedule`.
+        """
+        limit = checked_limit(limit)
+        now = self._now()
+        recurrence = await self._recurrence(when, recipient_of(to) if to is not None else None, now)
+        return recurrence.occurrences(_first(recurrence, now), limit), recurrence.zone
+
+    async def page(
+        self,
+        to: To | None = None,
+        *,
+        tag: str | None = None,
+        status: Status | None = None,
+        limit: int = 100,
+        continuation: str | None = None,
+    ) -> SchedulePage:
+        """Some of what `list` gives, 1 to 1000, maybe fewer though more follow. ValueError: no continuation of ours."""
+        page = await self._schedules.page(_where(to, tag, status), limit=limit, continuation=continuation)
+        return SchedulePage([each for each in page.schedules if each.is_notification], page.continuation)
+
     async def list(
         self, to: To | None = None, *, tag: str | None = None, status: Status | None = None
     ) -> AsyncIterator[Schedule]:
@@ -249,16 +305,7 @@ class Notifications:
 
         A user's do not include those for the user's conversations, nor the other way round.
         """
-        where = []
-        if to is not None:
-            recipient = recipient_of(to)
-            of_conversation = isinstance(recipient, ConversationRecipient)
-            where.append(Where("conversation" if of_conversation else "recipient", "=", recipient.name))
-        if tag is not None:
-            where.append(Where("tag", "=", tag))
-        if status is not None:
-            where.append(Where("status", "=", status))
-        async for schedule in self._schedules.matching(where):
+        async for schedule in self._schedules.matching(_where(to, tag, status)):
             if schedule.is_notification:
                 yield schedule
 
@@ -308,13 +355,30 @@ class Notifications:
     # -- what is checked before anything is stored
 
     async def _checked_recipient(self, to: To) -> Recipient:
-        recipient = recipient_of(to)
-        if isinstance(recipient, ConversationRecipient) and isinstance(to, str):
-            found = await self._conversations.find(to)
+        if isinstance(to, str | ConversationRecipient):
+            named = recipient_of(to)
+            assert isinstance(named, ConversationRecipient)
+            found = await self._conversations.find(named.conversation_id, named.channel_id)
             return ConversationRecipient(found.id, found.reference.channel_id)
-        return recipient
+        if isinstance(to, NewConversation):
+            try:
+                self._check_service_url(to.service_url)
+            except NotAllowed as error:
+                raise InvalidSchedule(f"Nothing can be created there: {error}", field="to") from error
+        return recipient_of(to)
 
-    async def _recurrence(self, when: When, recipient: Recipient, now: datetime) -> Recurrence:
+    async def _was_made(self, schedule_id: str, request: str) -> bool:
+        """Whether a schedule of that id was made of the same."""
+        known = await self._schedules.get(schedule_id)
+        if known is not None and known.request != request:
+            raise ScheduleConflict(
+                f"The id of schedule {schedule_id!r} was used before, with other content: change that schedule, or "
+                "choose another id",
+                code="IdTaken",
+            )
+        return known is not None
+
+    async def _recurrence(self, when: When, recipient: Recipient | None, now: datetime) -> Recurrence:
         given: dict[str, Any] = {"excluding": (), **when}
         every = given.get("every")
         if isinstance(every, str) and every[:1] in ("P", "p"):
@@ -328,7 +392,7 @@ class Notifications:
             given["start"] = now + every if isinstance(every, timedelta) else now
         return Recurrence(**given)
 
-    async def _zone_of(self, recipient: Recipient) -> str | None:
+    async def _zone_of(self, recipient: Recipient | None) -> str | None:
         """The recipient's own zone, None if it is not known; the recurrence then says what is needed."""
         if isinstance(recipient, ConversationRecipient):
             return (await self._conversations.find(recipient.conversation_id, recipient.channel_id)).time_zone
@@ -421,6 +485,19 @@ class Notifications:
         if document is not None:
             await self._timer.hand_over_now(replace(changed, stored=document))
         return document is not None
+
+
+def _where(to: To | None, tag: str | None, status: Status | None) -> list[Where]:
+    where = []
+    if to is not None:
+        recipient = recipient_of(to)
+        of_conversation = isinstance(recipient, ConversationRecipient)
+        where.append(Where("conversation" if of_conversation else "recipient", "=", recipient.name))
+    if tag is not None:
+        where.append(Where("tag", "=", str(_checked_tag(tag))))
+    if status is not None:
+        where.append(Where("status", "=", status))
+    return where
 
 
 def _first(recurrence: Recurrence, now: datetime) -> datetime:

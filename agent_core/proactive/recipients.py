@@ -13,6 +13,7 @@ from agent_core.activity.conversation_reference import (
 from agent_core.errors import BadActivity, InvalidSchedule
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.directory import ConversationDirectory, ConversationFilter
+from agent_core.store.document_store import is_storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +177,8 @@ def fields_of(recipient: Recipient) -> dict[str, Any]:
 def _check(field: str, value: object, *, optional: bool = False) -> None:
     if value is None and optional:
         return
-    if not isinstance(value, str) or not value:
-        raise InvalidSchedule(f"'to' needs a {field!r}, as text.", field="to")
+    if not isinstance(value, str) or not is_storable(value):
+        raise InvalidSchedule(f"'to' needs a {field!r}, as a text of 1 to 1000 characters.", field="to")
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
@@ -10,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from agent_core.activity.json_text import dump
-from agent_core.errors import DocumentChanged
+from agent_core.errors import DocumentChanged, InvalidSchedule
 from agent_core.proactive.misfires import DropReason, Misfires
 from agent_core.proactive.recipients import ConversationRecipient, Recipient, fields_of, recipient_from_dict
 from agent_core.proactive.recurrence import Recurrence
@@ -31,6 +34,7 @@ from agent_core.store.document_store import (
 SHARDS = tuple(f"{number:02d}" for number in range(16))
 # How long a schedule that is done can still be looked at, and what it left on the queue delivered.
 KEPT = timedelta(days=14)
+_NAME = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 # How many of what was handed over and dropped last a schedule tells.
 REMEMBERED = 10
 # A batch of a store takes so many operations, and so many bytes in all.
@@ -74,6 +78,7 @@ class Schedule:
         claim: while somebody hands it over.
         handed_over: the last nominal times that were put on the queue, oldest first.
         dropped: the last stretches that were not.
+        request: a digest of what it was made of, where the caller chose the id; see `chosen_id`.
         stored: the document it was read from.
     """
 
@@ -94,6 +99,7 @@ class Schedule:
     handed_over: tuple[datetime, ...] = ()
     dropped: tuple[DroppedStretch, ...] = ()
     created: datetime | None = None
+    request: str | None = None
     stored: Document | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -164,6 +170,7 @@ class Schedule:
                 for stretch in self.dropped[-REMEMBERED:]
             ],
             "created": time_text(self.created) if self.created is not None else None,
+            **({"request": self.request} if self.request is not None else {}),
         }
 
     @classmethod
@@ -200,8 +207,17 @@ class Schedule:
                 for stretch in body["dropped"]
             ),
             created=_time(body["created"]),
+            request=body.get("request"),
             stored=document,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePage:
+    """Some schedules; `continuation` asks for the rest and is None at the end."""
+
+    schedules: list[Schedule]
+    continuation: str | None = None
 
 
 class Schedules:
@@ -288,18 +304,26 @@ class Schedules:
             return None
 
     async def matching(self, where: Sequence[Where]) -> AsyncIterator[Schedule]:
-        """All that meet the conditions, page by page; those that cannot be read any more are left out."""
+        """All that meet the conditions, page by page."""
         continuation: str | None = None
         while True:
-            page = await self._store.query(
-                SCHEDULES, where=[Where("kind", "=", "schedule"), *where], continuation=continuation
-            )
-            for document in page.documents:
-                with suppress(ValueError):
-                    yield Schedule.from_document(document)
+            page = await self.page(where, continuation=continuation)
+            for schedule in page.schedules:
+                yield schedule
             continuation = page.continuation
             if continuation is None:
                 return
+
+    async def page(self, where: Sequence[Where], *, limit: int = 100, continuation: str | None = None) -> SchedulePage:
+        """Some that meet the conditions, of 1 to 1000 documents; those that cannot be read any more are left out."""
+        page = await self._store.query(
+            SCHEDULES, where=[Where("kind", "=", "schedule"), *where], limit=limit, continuation=continuation
+        )
+        found = []
+        for document in page.documents:
+            with suppress(ValueError):
+                found.append(Schedule.from_document(document))
+        return SchedulePage(found, page.continuation)
 
 
 def in_batches(documents: Sequence[Document]) -> list[list[Document]]:
@@ -324,6 +348,24 @@ def cancelled(document: Document) -> JsonObject:
 def new_id(to: Recipient, unique: str) -> str:
     """An id that tells the shard. All schedules of a recipient share one, so that what was late comes in its order."""
     return f"{SHARDS[zlib.crc32(to.name.encode('utf-8', 'surrogatepass')) % len(SHARDS)]}-{unique}"
+
+
+def chosen_id(to: Recipient, name: object) -> str:
+    """The id for a name that the caller chose; names are the caller's own for each recipient.
+
+    Raises:
+        InvalidSchedule: it is no name of 1 to 64 characters that are good in a URL and in every store.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidSchedule("'id' is a text of 1 to 64 characters of A-Z a-z 0-9 . _ ~ -", field="id")
+    # Recipients share shards; two of them must not meet there under one name.
+    return new_id(to, f"{name}.{hashlib.sha256(to.name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}")
+
+
+def digest(request: JsonObject) -> str:
+    """The same for the same JSON and times, in whatever order."""
+    text = json.dumps(json.loads(json.dumps(request, default=str)), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 def shard_of(schedule_id: str) -> str:

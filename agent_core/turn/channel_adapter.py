@@ -170,6 +170,14 @@ class ChannelAdapter(ABC):
     def own_identity(self) -> ClaimsIdentity:
         """As whom the agent begins a conversation that nobody called it into."""
 
+    def check_service_url(self, service_url: str) -> None:
+        """Whether `create_conversation` would go there; an adapter that goes nowhere by a URL need not ask.
+
+        Raises:
+            NotAllowed: it is no service that the agent may begin a conversation at.
+        """
+        return
+
     @abstractmethod
     async def send_activities(self, context: TurnContext, activities: Sequence[Activity]) -> list[ResourceResponse]:
         """Send in this order, each after the one before was accepted; one response for each."""
