@@ -51,6 +51,18 @@ async def report(context: TurnContext, state: TurnState) -> None:
     await context.send_activity(f"You have ordered {state.conversation.get('orders', 0)} laptops in this conversation.")
 
 
+@agent.message("/mute")  # and every notification is dropped, until "/unmute"
+async def mute(context: TurnContext, state: TurnState) -> None:
+    await agent.notifications.mute(context.conversation)
+    await context.send_activity("You will get no notifications. Say */unmute* to get them again.")
+
+
+@agent.message("/unmute")
+async def unmute(context: TurnContext, state: TurnState) -> None:
+    await agent.notifications.unmute(context.conversation)
+    await context.send_activity("You will get notifications again.")
+
+
 @agent.message()  # whatever nothing above answered
 async def help_out(context: TurnContext, state: TurnState) -> None:
     await context.send_activity("You can say *order laptop*, *remind me in 1 minutes* or *report*.")

@@ -82,6 +82,8 @@ from agent_core.hosting.settings import Settings
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.directory import ConversationFilter, ConversationPage
 from agent_core.proactive.erasure import ErasureReport
+from agent_core.proactive.preferences import Preferences
+from agent_core.proactive.quiet_hours import QuietHours
 from agent_core.turn.channel_adapter import ChannelAdapter
 from agent_core.turn.claims_identity import ClaimsIdentity
 from agent_core.turn.middleware import Middleware
@@ -147,7 +149,9 @@ __all__ = [
     "Middleware",
     "OAuthCard",
     "OAuthConnection",
+    "Preferences",
     "ProductInfo",
+    "QuietHours",
     "ReceivedAttachment",
     "ResourceResponse",
     "RoleTypes",

@@ -28,6 +28,7 @@ from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters, message_of
 from agent_core.proactive.deliveries import Deliveries
 from agent_core.proactive.delivery import Delivery
+from agent_core.proactive.delivery_gate import DeliveryGate
 from agent_core.proactive.directory import ConversationDirectory
 from agent_core.proactive.erasure import UserData
 from agent_core.proactive.inbound import EDITS, InboundTurns
@@ -36,8 +37,10 @@ from agent_core.proactive.ledger import Ledger, WhenUnsure
 from agent_core.proactive.lifecycle_work import LifecycleWork
 from agent_core.proactive.notifications import Notifications
 from agent_core.proactive.occurrences import Occurrences
+from agent_core.proactive.preferences import PreferenceStore
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import Queue, QueueMessage
+from agent_core.proactive.quiet_hours import QuietHours
 from agent_core.proactive.schedules import Schedules
 from agent_core.proactive.sign_in import SIGN_IN_INVOKES, FailureHandler, SignIn, SuccessHandler, brings_token
 from agent_core.proactive.sign_in_records import SignInRecords
@@ -96,12 +99,15 @@ class AgentApplication:
         queue: Queue,
         *,
         tickets: Tickets | None = None,
+        quiet_hours: QuietHours | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         """`queue` is the agent's own work queue; its trigger calls `do_work`.
 
         Args:
             tickets: who may continue what, `services.tickets`; without it whoever may publish may continue everything.
+            quiet_hours: when no recipient is to get notifications, and how many a day; by the recipient's own clock
+                where the channel tells it. Recipients may want less: `notifications.set_quiet_hours`, `.mute`.
         """
         self.tickets = tickets
         tickets = tickets or Tickets()
@@ -123,6 +129,7 @@ class AgentApplication:
         ledger = Ledger(store, now=adapter.now, sleep=adapter.sleep, new_id=new_id)
         self._awaiting = AwaitingSignIn(adapter, store, queue, self.dead_letters, new_id=new_id)
         self._sign_in = SignIn(adapter, SignInRecords(store, adapter.now), self._awaiting, new_id=new_id)
+        preferences = PreferenceStore(store, self._conversations, now=adapter.now)
         self._deliveries = Deliveries(
             ledger,
             queue,
@@ -130,6 +137,7 @@ class AgentApplication:
             self.dead_letters,
             self._awaiting,
             Throttle(store, adapter.now),
+            DeliveryGate(preferences, quiet_hours, now=adapter.now),
             now=adapter.now,
         )
         schedules = Schedules(store)
@@ -162,6 +170,7 @@ class AgentApplication:
             self.dead_letters,
             ledger,
             self.proactive,
+            now=adapter.now,
         )
         self.notifications = Notifications(
             schedules,
@@ -170,6 +179,7 @@ class AgentApplication:
             self.conversations,
             ledger,
             continuations=self._continuations,
+            preferences=preferences,
             now=adapter.now,
             new_id=new_id,
         )

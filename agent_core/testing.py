@@ -116,10 +116,10 @@ class MemoryQueue:
         now = self._clock.now()
         due = [each for each in self.messages if (each.scheduled_enqueue_time or now) <= now]
         self.messages = [each for each in self.messages if each not in due]
-        return sorted(due, key=self._since)
+        return sorted(due, key=lambda each: self._since(each, now))
 
-    def _since(self, message: QueueMessage) -> datetime:
-        sent = self._sent[message.message_id]
+    def _since(self, message: QueueMessage, now: datetime) -> datetime:
+        sent = self._sent.get(message.message_id, now)
         return max(message.scheduled_enqueue_time or sent, sent)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from agent_core.activity.activity_types import CallbackTypes
 from agent_core.activity.json_text import dump
-from agent_core.cli import conversations, dead_letters, import_conversations, users
+from agent_core.cli import conversations, dead_letters, deliveries, import_conversations, users
 from agent_core.errors import AgentError, SettingsError
 from agent_core.hosting.azure_services import AzureServices
 from agent_core.hosting.settings import SERVICE_BUS, Settings
@@ -61,10 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--type", choices=kinds, help="what is said; result if not given")
     publish.add_argument("--text", help="the message that a progress or a notification shows")
     publish.add_argument("--error", type=_json, metavar="JSON", help='why it failed: {"code": "…", "message": "…"}')
+    publish.add_argument(
+        "--urgent", action="store_true", default=None, help="a notification that passes quiet hours and limits"
+    )
     publish.add_argument("--id", help="the callback's own id: publishing the same id twice has one effect")
     publish.set_defaults(run=_publish)
 
     dead_letters.register(commands)
+    deliveries.register(commands)
 
     conversations_parser = commands.add_parser("conversations", help="what the agent knows of its conversations")
     actions = conversations_parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -119,6 +123,7 @@ async def _publish(options: argparse.Namespace, services: AzureServices) -> None
         "value": options.value,
         "text": options.text,
         "error": options.error,
+        "urgent": options.urgent,
     }
     body = {**(options.ticket_file or {}), **{key: value for key, value in given.items() if value is not None}}
     # What would become a dead letter is said here, to whom it concerns.

@@ -140,6 +140,11 @@ class Callback:
         return self.body.get("value")
 
     @property
+    def urgent(self) -> bool:
+        """Whether a notification passes quiet hours and limits."""
+        return self.body.get("urgent") is True
+
+    @property
     def shown(self) -> Activity:
         """The message that a progress or a notification shows."""
         if self.body.get("text") is not None:
@@ -173,6 +178,8 @@ def _check_body(body: JsonObject, kind: CallbackTypes) -> None:
         _text(error, "message", None)
     if kind in (CallbackTypes.progress, CallbackTypes.notification):
         _check_shown(body)
+    if kind is CallbackTypes.notification and not isinstance(body.get("urgent"), (bool, type(None))):
+        raise InvalidCallback("'urgent' must be true or false", reason="WrongType")
 
 
 def _check_shown(body: JsonObject) -> None:

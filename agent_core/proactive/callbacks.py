@@ -18,6 +18,7 @@ from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.deliveries import Deliveries
 from agent_core.proactive.delivery import Delivery
+from agent_core.proactive.delivery_gate import Notice
 from agent_core.proactive.proactive import Proactive
 from agent_core.proactive.queue import QueueMessage
 from agent_core.proactive.tickets import Ticket, Tickets, expectation_of
@@ -206,6 +207,7 @@ class CallbackReceiver:
             what="notification" if notifies else f"callback {callback.continuation!r}",
             expectation=expectation if ends else None,
             when_unsure="park" if notifies else self._continuations.when_unsure(callback.continuation or ""),
+            notice=Notice(urgent=callback.urgent) if notifies else None,
         )
 
     def _handler(self, callback: Callback) -> Handler:

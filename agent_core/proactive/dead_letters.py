@@ -190,7 +190,7 @@ class DeadLetters:
         return await source.drain_dead_letters(keep, limit=limit)
 
     async def get(self, key: str, conversation: str | None = None) -> DeadLetter | None:
-        """The dead letter of this key, or None; without a conversation all are looked through.
+        """The dead letter of this key, or None.
 
         Raises:
             DeadLetterAmbiguous: several conversations have one.
@@ -198,7 +198,7 @@ class DeadLetters:
         if conversation is not None:
             found = await self._read(key, conversation)
             return None if found is None else _from_body(found.body)
-        letters = [letter async for letter in self.list() if letter.key == key]
+        letters = [letter async for letter in self.list(key=key)]
         if len(letters) > 1:
             named = ", ".join(repr(letter.conversation) for letter in letters)
             raise DeadLetterAmbiguous(f"The key {key!r} is that of several dead letters; name a conversation: {named}")
@@ -207,6 +207,7 @@ class DeadLetters:
     async def list(
         self,
         *,
+        key: str | None = None,
         reason: str | None = None,
         conversation: str | None = None,
         what: str | None = None,
@@ -222,6 +223,8 @@ class DeadLetters:
             limit: how many at most.
         """
         conditions = [Where("kind", "=", "dead_letter")]
+        if key is not None:
+            conditions.append(Where("key", "=", key))
         if since is not None:
             conditions.append(Where("created", ">=", time_text(since)))
         partition = None if conversation is None else conversation or NO_CONVERSATION

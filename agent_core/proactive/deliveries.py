@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import Any
 from weakref import WeakValueDictionary
 
 from agent_core.errors import (
@@ -29,7 +30,9 @@ from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import UNDECIDED, DeadLetters
 from agent_core.proactive.delivery import Delivery
+from agent_core.proactive.delivery_gate import DeliveryGate, HeldBack, Notice, NotWanted
 from agent_core.proactive.ledger import (
+    KEPT,
     Claim,
     Expectation,
     Found,
@@ -45,6 +48,7 @@ from agent_core.proactive.ledger import (
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.throttle import Throttle
 from agent_core.proactive.work import WorkItem
+from agent_core.store.document_store import parse_time, time_text
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +79,7 @@ class Deliveries:
         dead_letters: DeadLetters,
         awaiting: AwaitingSignIn,
         throttle: Throttle,
+        gate: DeliveryGate,
         *,
         now: Callable[[], datetime],
     ) -> None:
@@ -84,6 +89,7 @@ class Deliveries:
         self._dead_letters = dead_letters
         self._awaiting = awaiting
         self._throttle = throttle
+        self._gate = gate
         self._now = now
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -97,6 +103,8 @@ class Deliveries:
         what: str,
         expectation: Expectation | None = None,
         when_unsure: WhenUnsure = "park",
+        notice: Notice | None = None,
+        on_hold: Callable[[datetime], Awaitable[None]] | None = None,
     ) -> bool:
         """Do this work once; logs one line. True if it was done now.
 
@@ -104,17 +112,20 @@ class Deliveries:
         copy of it waits on the queue. Work of one conversation is done one after the other, first come first served.
 
         Args:
-            find: reads the conversation; None for work that brings its activity.
+            find: reads the conversation; None for work that brings its activity. It may raise `HeldBack` and
+                `NotWanted`.
             run: the work; it calls `delivery.watch` on its turn's context, and lets an error handler speak if
                 `gives_up` says.
             expectation: looks up the expectation that a callback fulfils; the claim uses it up.
             when_unsure: what becomes of a message of which nobody knows whether it arrived.
+            notice: it is a notification, to be held or dropped as its recipient wants; not once a part of it was sent.
+            on_hold: called before it is held, with the time until which what the work needs must be kept.
 
         Raises:
             AgentError: not even the queue or the store was reached; let the message be delivered again.
         """
         work = Work(item.key, conversation_id, what, item.content, when_unsure)
-        delivery = Delivery(item, work, self._ledger)
+        delivery = Delivery(item, work, self._ledger, notice, on_hold)
         started = self._now()
         outcome = "failed"
         try:
@@ -159,6 +170,7 @@ class Deliveries:
         try:
             found, until = await self._open(delivery, find, expectation)
             if isinstance(found, Settled):
+                await self._gone(delivery)
                 return f"done before ({found.status})"
             if isinstance(found, Held):
                 await self._put(item.put_back(), found.until)
@@ -174,12 +186,18 @@ class Deliveries:
             delivery.begin(found)
             if until is not None:
                 return await self._put_off(delivery, until)
+            await self._check(delivery, found)
             await run(delivery)
             if delivery.unknown:
                 return await self._park(delivery, "Unsure", "the handler went on after a send of unknown outcome")
             if not delivery.settled:
-                await self._ledger.end(found, "sent", steps=delivery.steps)
+                await self._ledger.end(found, "sent", steps=delivery.steps, **delivery.account)
+            await self._gone(delivery)
             return "sent"
+        except HeldBack as held:
+            return await self._hold(delivery, held)
+        except NotWanted as unwanted:
+            return await self._drop(delivery, unwanted)
         except ChannelError as error:
             logger.warning("Delivery %r: %s", item.key, error)
             return await self._after_channel_error(delivery, error)
@@ -215,15 +233,35 @@ class Deliveries:
             if find is None:
                 return await claiming, None
             delivery.found = conversation = await find()
-            delivery.user, until = await asyncio.gather(
-                self._conversations.user_of(conversation), self._throttle.until(conversation.tenant_id)
+            delivery.user, until, delivery.preferences = await asyncio.gather(
+                self._conversations.user_of(conversation),
+                self._throttle.until(conversation.tenant_id),
+                self._gate.read(conversation) if delivery.notice is not None else _nothing(),
             )
             return await claiming, until
-        except BaseException:
+        except BaseException as error:
             claimed = (await asyncio.gather(claiming, return_exceptions=True))[0]
             if isinstance(claimed, Claim):
                 delivery.begin(claimed)
+            elif isinstance(error, (HeldBack, NotWanted)):
+                # What the ledger says goes first.
+                if isinstance(claimed, BaseException):
+                    raise claimed from error
+                return claimed, None
             raise
+
+    async def _check(self, delivery: Delivery, claim: Claim) -> None:
+        if delivery.notice is not None and not delivery.steps:
+            created = parse_time(claim.document.body["created"])
+            delivery.why = await self._gate.check(
+                delivery.conversation, delivery.preferences, delivery.work.key, delivery.notice, created
+            )
+
+    async def _gone(self, delivery: Delivery) -> None:
+        """Where this is not kept, those after it wait a little longer, and not for ever."""
+        if delivery.notice is not None and delivery.found is not None:
+            with suppress(StoreError):
+                await self._gate.gone(delivery.found, delivery.preferences, delivery.work.key)
 
     async def last_marks(self, delivery: Delivery) -> list[Mark]:
         """The ledger's `sent`, for the batch in which the turn's state is kept."""
@@ -231,7 +269,7 @@ class Deliveries:
             return []
         await delivery.let_go()
         delivery.settled = True
-        return self._ledger.last_marks(delivery.claim, "sent", steps=delivery.steps)
+        return self._ledger.last_marks(delivery.claim, "sent", steps=delivery.steps, **delivery.account)
 
     def gives_up(self, delivery: Delivery, error: Exception) -> bool:
         """Whether the work fails for good with this, so that the error handler may tell the user.
@@ -266,9 +304,27 @@ class Deliveries:
 
     async def _put_off(self, delivery: Delivery, until: datetime) -> str:
         """Waiting for a channel that throttles does not count as an attempt."""
-        await self._release(delivery, until)
+        outcome = f"throttled until {until:%H:%M:%S}"
+        await self._release(delivery, until, why=outcome, postponedUntil=time_text(until))
         await self._put(delivery.item.put_back(), until)
-        return f"throttled until {until:%H:%M:%S}"
+        return outcome
+
+    async def _hold(self, delivery: Delivery, held: HeldBack) -> str:
+        """Waiting for people does not count as an attempt either, and gives up the place in line."""
+        if delivery.on_hold is not None:
+            await delivery.on_hold(held.until)
+        kept = KEPT + max(timedelta(0), held.until - self._now())
+        until, ttl = time_text(held.until), int(kept.total_seconds())
+        await self._release(delivery, None, status="held", why=held.reason, postponedUntil=until, ttl=ttl)
+        await self._put(delivery.item.put_back(), held.until)
+        return held.reason
+
+    async def _drop(self, delivery: Delivery, unwanted: NotWanted) -> str:
+        if delivery.claim is not None:
+            await delivery.let_go()
+            await self._ledger.end(delivery.claim, "dropped", **{**delivery.account, "why": unwanted.reason})
+        await self._gone(delivery)
+        return unwanted.reason
 
     async def _await_sign_in(self, delivery: Delivery, error: SignInRequired) -> str:
         """Nobody is asked in a turn that nobody began: the work waits until the user has signed in by other means."""
@@ -282,8 +338,9 @@ class Deliveries:
             what=delivery.work.what,
             most=WAITS_FOR,
         )
-        await self._release(delivery, None)
-        return f"waits for a sign-in to {error.name!r}"
+        outcome = f"waits for a sign-in to {error.name!r}"
+        await self._release(delivery, None, why=outcome)
+        return outcome
 
     async def _again(self, delivery: Delivery, reason: str, explanation: str) -> str:
         """Try later: first the claim goes back, then the copy onto the queue, and only then is the message settled."""
@@ -292,10 +349,11 @@ class Deliveries:
             return await self._bury(delivery, reason, explanation)
         again, wait = following
         # Where the store is not reached either, the next attempt waits until the lease is over.
+        at, failed = self._now() + wait, f"failed ({reason})"
         with suppress(StoreError):
-            await self._release(delivery, self._now() + wait)
-        await self._put(again, self._now() + wait)
-        return f"failed ({reason}), again in {wait.total_seconds():.0f} s"
+            await self._release(delivery, at, why=f"{failed}: {explanation}", postponedUntil=time_text(at))
+        await self._put(again, at)
+        return f"{failed}, again in {wait.total_seconds():.0f} s"
 
     async def _put(self, item: WorkItem, at: datetime) -> None:
         try:
@@ -303,14 +361,14 @@ class Deliveries:
         except ValueError as error:
             raise _CannotBeQueued(f"It failed, and to be tried again it is too large for the queue: {error}") from error
 
-    async def _release(self, delivery: Delivery, back_at: datetime | None) -> None:
+    async def _release(self, delivery: Delivery, back_at: datetime | None, **changes: Any) -> None:
         if delivery.claim is None:
             return
         await delivery.let_go()
         if delivery.unknown and delivery.parks:
             return  # never given back as if it had not been begun
         known = [step for step in delivery.steps if step["status"] == "sent"]
-        await self._ledger.release(delivery.claim, back_at=back_at, steps=known)
+        await self._ledger.release(delivery.claim, back_at=back_at, steps=known, **{**delivery.account, **changes})
 
     async def _conflict(self, delivery: Delivery) -> str:
         """The publisher used one key for two different things: the first one stays, the second is not done."""
@@ -348,7 +406,13 @@ class Deliveries:
         if delivery.claim is not None:
             await delivery.let_go()
             # The record tells a replay what was sent; so it stays as long as the dead letter may.
-            await self._ledger.end(delivery.claim, status, reason=reason, steps=delivery.steps, ttl=UNDECIDED)
+            account = {**delivery.account, "why": explanation, "ttl": UNDECIDED}
+            await self._ledger.end(delivery.claim, status, reason=reason, steps=delivery.steps, **account)
+        await self._gone(delivery)
+
+
+async def _nothing() -> None:
+    return None
 
 
 def _is_its_own(delivery: Delivery, error: ConversationNotFound | ConversationSuspended) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import ResourceResponse
 from agent_core.errors import ChannelError, ConversationNotFound, NotAllowed
 from agent_core.proactive.conversation import Conversation
-from agent_core.proactive.ledger import Claim, Ledger, Work
+from agent_core.proactive.delivery_gate import Notice
+from agent_core.proactive.ledger import KEPT, Claim, Ledger, Work
 from agent_core.proactive.work import WorkItem
 from agent_core.store.document_store import Document
 from agent_core.turn.stream_protocol import is_stream
@@ -30,9 +32,19 @@ class Delivery:
         apologising: the work has failed for good, and the error handler speaks.
         settled: the ledger's last step is written together with the turn's state.
         found: the conversation, where it was looked up, and `user` the document of its user's state.
+        notice: that it is a notification; and `preferences`, what is stored of its recipient's.
+        on_hold: called before it is held, with until when.
+        why: why it may be sent, where somebody had to be asked.
     """
 
-    def __init__(self, item: WorkItem, work: Work, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        item: WorkItem,
+        work: Work,
+        ledger: Ledger,
+        notice: Notice | None = None,
+        on_hold: Callable[[datetime], Awaitable[None]] | None = None,
+    ) -> None:
         self.item = item
         self.work = work
         self.claim: Claim | None = None
@@ -42,6 +54,10 @@ class Delivery:
         self.settled = False
         self.found: Conversation | None = None
         self.user: Document | None = None
+        self.notice = notice
+        self.on_hold = on_hold
+        self.preferences: Document | None = None
+        self.why: str | None = None
         self._ledger = ledger
         self._next = 0
         self._stream: int | None = None
@@ -65,6 +81,18 @@ class Delivery:
     def parks(self) -> bool:
         """Whether such a message waits for somebody to decide."""
         return self.work.when_unsure == "park"
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """What the record says of how it went, for whoever asks; `sent` unless something else is written over it."""
+        urgent = {"urgent": True} if self.notice is not None and self.notice.urgent else {}
+        return {
+            "attempts": self.item.attempt,
+            "why": self.why,
+            "postponedUntil": None,
+            "ttl": int(KEPT.total_seconds()),
+            **urgent,
+        }
 
     def begin(self, claim: Claim) -> None:
         """The work is ours: hold it until `let_go`."""

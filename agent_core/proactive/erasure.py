@@ -38,7 +38,7 @@ class ErasureReport:
 
     Attributes:
         deleted: how many documents, by their kind: `conversation`, `state` (of the user), `schedule`, `delivery`,
-            `expected_callback`, `claim`, `dead_letter`, `sign_in`, `awaiting_sign_in`.
+            `expected_callback`, `claim`, `dead_letter`, `sign_in`, `awaiting_sign_in`, `preferences`.
         scrubbed: conversations of several users that stay, without what named the user.
         conversation_ids: of the conversations that were deleted.
         dry_run: nothing was written; this is what would go.
@@ -169,8 +169,8 @@ class UserData:
 
     async def _delete_partition_of_user(self, partition: str, report: ErasureReport) -> None:
         documents = [document async for document in every(self._store, USERS, [], partition=partition)]
-        # The state last, for it is found by the user's id.
-        for document in sorted(documents, key=lambda document: document.id == "state"):
+        # Last what is found by the user's id, the state and the preferences.
+        for document in sorted(documents, key=lambda document: "aadObjectId" in document.body):
             await self._delete(USERS, document, report)
 
     async def _delete_states(self, aad_object_id: str, channel: str | None, report: ErasureReport) -> None:

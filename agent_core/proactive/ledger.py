@@ -1,6 +1,7 @@
 """The ledger of deliveries: who holds which piece of work, and how far it came.
 
-A delivery goes `claimed -> sending -> sent`, or ends as `parked` (it may have been sent, nobody can know) or `dead`.
+A delivery goes `claimed -> sending -> sent`, or ends as `parked` (it may have been sent, nobody can know), `dead` or
+`dropped` (it was not wanted). One that is `held` waits for its recipient, and is claimed anew when its time comes.
 Every step is conditional on the ETag of the step before, so of two workers with one delivery only one goes on. Each
 message that it sends is a step of its own; what was sent is not sent again when the work is done again.
 """
@@ -41,7 +42,7 @@ TRIES = 10
 WhenUnsure = Literal["park", "resend"]
 # Looks up the expectation that a callback fulfils; None if there is none.
 Expectation = Callable[[], Awaitable[Document | None]]
-FINAL = ("sent", "parked", "dead")
+FINAL = ("sent", "parked", "dead", "dropped")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,19 @@ from datetime import date, datetime, timedelta
 from typing import Any, TypedDict, Unpack
 
 from agent_core.activity.activity import Activity
+from agent_core.activity.conversation_reference import ConversationReference
 from agent_core.activity.json_text import dump
 from agent_core.activity.message_factory import MessageFactory
 from agent_core.errors import InvalidSchedule
 from agent_core.proactive.continuations import Continuations
+from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.directory import ConversationDirectory
 from agent_core.proactive.ledger import Ledger
 from agent_core.proactive.misfires import GRACE, MisfirePolicy, Misfires
 from agent_core.proactive.occurrences import place_of
+from agent_core.proactive.preferences import Preferences, PreferenceStore
+from agent_core.proactive.quiet_hours import QuietHours
 from agent_core.proactive.recipients import (
     ConversationRecipient,
     Recipient,
@@ -70,6 +74,7 @@ class Notifications:
         directory: ConversationDirectory,
         ledger: Ledger,
         *,
+        preferences: PreferenceStore,
         continuations: Continuations | None,
         now: Callable[[], datetime],
         new_id: Callable[[], str],
@@ -81,6 +86,7 @@ class Notifications:
         self._directory = directory
         self._ledger = ledger
         self._continuations = continuations
+        self._preferences = preferences
         self._now = now
         self._new_id = new_id
 
@@ -266,6 +272,38 @@ class Notifications:
             StoreUnavailable, QueueUnavailable: what was not handed over comes with a later tick.
         """
         return (await self._timer.tick(now, until=until)).handed_over
+
+    # -- people's time
+
+    async def mute(self, to: ConversationReference | Conversation | str) -> None:
+        """Opt out: no notification from now on, urgent ones included; what waits is dropped when its time comes.
+
+        Of the user where `to` is alone with the agent, in all his conversations on that channel; else of that group.
+
+        Raises:
+            ConversationNotFound: it is not known.
+        """
+        await self._preferences.mute(to)
+
+    async def unmute(self, to: ConversationReference | Conversation | str) -> None:
+        """Opt in again; what was dropped meanwhile does not come. Raises ConversationNotFound."""
+        await self._preferences.unmute(to)
+
+    async def set_quiet_hours(
+        self, to: ConversationReference | Conversation | str, quiet_hours: QuietHours | None
+    ) -> None:
+        """When the recipient wants none, besides the app's `quiet_hours`; None for whenever those allow.
+
+        What waits already is looked at again when the time comes that was found for it, and then by the new ones.
+
+        Raises:
+            ConversationNotFound: it is not known.
+        """
+        await self._preferences.set_quiet_hours(to, quiet_hours)
+
+    async def preferences(self, to: ConversationReference | Conversation | str) -> Preferences:
+        """What the recipient wants. Raises ConversationNotFound."""
+        return await self._preferences.get(to)
 
     # -- what is checked before anything is stored
 

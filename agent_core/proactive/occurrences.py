@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
@@ -15,6 +17,7 @@ from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.deliveries import Deliveries
 from agent_core.proactive.delivery import Delivery
+from agent_core.proactive.delivery_gate import Notice, NotWanted
 from agent_core.proactive.directory import ConversationDirectory
 from agent_core.proactive.ledger import Ledger
 from agent_core.proactive.proactive import Proactive
@@ -41,6 +44,8 @@ class Occurrences:
         dead_letters: DeadLetters,
         ledger: Ledger,
         proactive: Proactive,
+        *,
+        now: Callable[[], datetime],
     ) -> None:
         self._schedules = schedules
         self._conversations = conversations
@@ -50,6 +55,7 @@ class Occurrences:
         self._dead_letters = dead_letters
         self._ledger = ledger
         self._proactive = proactive
+        self._now = now
 
     async def work_on(self, item: WorkItem) -> None:
         """Deliver one occurrence. Raises AgentError: the store or the queue was not reached; let it be done again."""
@@ -71,7 +77,21 @@ class Occurrences:
         self, schedule: Schedule, item: WorkItem, place: ConversationRecipient, name: str, handler: Handler
     ) -> None:
         async def find() -> Conversation:
-            return await self._conversations.find(place.conversation_id, place.channel_id)
+            # The claim may have waited: what was stopped meanwhile does not come.
+            stored, found = await asyncio.gather(
+                self._schedules.get(schedule.id), self._conversations.get(place.conversation_id, place.channel_id)
+            )
+            if void := why_void(stored, item):
+                raise NotWanted(f"dropped because {void}")
+            if found is None:
+                raise ConversationNotFound(place.conversation_id)
+            return found
+
+        async def keep(until: datetime) -> None:
+            await self._schedules.keep_until(schedule.id, until, self._now())
+
+        due = parse_time(item.payload["due"])
+        notice = Notice(due, schedule.urgent, schedule.expires_at(due)) if schedule.is_notification else None
 
         async def run(delivery: Delivery) -> None:
             await self._proactive.continue_conversation(
@@ -91,6 +111,8 @@ class Occurrences:
             run,
             what=f"occurrence {name!r}",
             when_unsure=self._continuations.when_unsure(schedule.continuation or ""),
+            notice=notice,
+            on_hold=keep,
         )
 
     # -- where it goes

@@ -168,7 +168,7 @@ def decide(
     now: datetime,
     rules: Sequence[QuietHours],
     *,
-    sent_today: int = 0,
+    sent: Collection[datetime] = (),
     urgent: bool = False,
     opted_out: bool = False,
     expires_at: datetime | None = None,
@@ -180,7 +180,7 @@ def decide(
 
     Args:
         rules: the app's and the recipient's; all of them must allow it.
-        sent_today: what this recipient got on his local day so far.
+        sent: when messages came to this recipient, those of the last two days at least.
         urgent: passes quiet hours and the number a day, not an opt-out.
         expires_at: not worth sending from then on.
     """
@@ -191,8 +191,9 @@ def decide(
     obstacle = next((why for rule in rules if (why := rule.why_quiet(now))), None)
     begin = now
     for rule in rules:
-        if rule.a_day is not None and sent_today >= rule.a_day:
-            obstacle = obstacle or f"{sent_today} came on {rule.local_day(now)}, and {rule.a_day} a day is the limit"
+        today = rule.local_day(now)
+        if rule.a_day is not None and (came := sum(rule.local_day(at) == today for at in sent)) >= rule.a_day:
+            obstacle = obstacle or f"{came} came on {today}, and {rule.a_day} a day is the limit"
             begin = max(begin, rule.next_day(now))
     if obstacle is None:
         return Decision("send", "sent: nothing was in its way")

@@ -130,7 +130,7 @@ class Schedule:
         body = self.stored.body if self.stored is not None else self.to_document()
         return {**body, "due": time_text(look), "claim": _claim_text(self.claim)}
 
-    def to_document(self) -> JsonObject:
+    def to_document(self, kept: timedelta = KEPT) -> JsonObject:
         """The JSON object to store."""
         due = self.next
         return {
@@ -139,7 +139,7 @@ class Schedule:
             "kind": "schedule",
             "status": self.status,
             **({"due": time_text(due)} if due is not None else {}),
-            **({"ttl": int(KEPT.total_seconds())} if self.is_ended else {}),
+            **({"ttl": int(kept.total_seconds())} if self.is_ended else {}),
             **{name: value for name, value in fields_of(self.to).items() if value is not None},
             **({"tag": self.tag} if self.tag is not None else {}),
             "to": self.to.to_dict(),
@@ -222,10 +222,16 @@ class Schedules:
         document = await self._store.read(SCHEDULES, shard, schedule_id)
         return Schedule.from_document(document) if document is not None else None
 
-    async def change(self, schedule_id: str, change: Callable[[Schedule], Schedule | None]) -> Schedule | None:
+    async def change(
+        self, schedule_id: str, change: Callable[[Schedule], Schedule | None], *, kept: timedelta = KEPT
+    ) -> Schedule | None:
         """Write what `change` makes of it, None for no change; who is second makes it of what the first wrote.
 
-        Returns what was written; None if nothing was, or there is none.
+        Args:
+            kept: for how long it is kept, if it is done.
+
+        Returns:
+            What was written; None if nothing was, or there is none.
         """
         while True:
             schedule = await self.get(schedule_id)
@@ -233,10 +239,18 @@ class Schedules:
             if schedule is None or changed is None or schedule.stored is None:
                 return None
             try:
-                body = changed.to_document()
+                body = changed.to_document(kept)
                 return replace(changed, stored=await self._store.replace(SCHEDULES, body, schedule.stored.etag))
             except DocumentChanged:
                 continue
+
+    async def keep_until(self, schedule_id: str, until: datetime, now: datetime) -> None:
+        """Keep one that is done as long as something of it waits, and a while longer."""
+
+        def change(schedule: Schedule) -> Schedule | None:
+            return schedule if schedule.is_ended else None
+
+        await self.change(schedule_id, change, kept=KEPT + max(timedelta(0), until - now))
 
     async def due(self, shard: str, until: datetime, *, limit: int) -> list[Document]:
         """Those of a shard that the timer is to look at by then, oldest first."""

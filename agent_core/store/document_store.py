@@ -91,7 +91,7 @@ CONVERSATIONS = Container(
     "conversations",
     "conversation",
     (
-        *("kind", "status", "channel", "continuation", "created"),
+        *("kind", "status", "channel", "continuation", "created", "key"),
         *("aadObjectId", "userId", "tenantId", "teamId", "teamsChannelId"),
     ),
 )

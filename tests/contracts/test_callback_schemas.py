@@ -103,6 +103,7 @@ bodies = st.fixed_dictionaries(
         "channelId": st.one_of(names, odd),
         "ticket": st.one_of(names, odd),
         "id": st.one_of(names, odd),
+        "urgent": odd,
         "specversion": st.just("1.0"),
     },
 )

@@ -10,6 +10,7 @@ from agent_core import AgentApplication
 from agent_core.activity.json_text import dump
 from agent_core.proactive.dead_letters import DeadLetter
 from agent_core.proactive.queue import QueueMessage
+from agent_core.proactive.quiet_hours import QuietHours
 from agent_core.proactive.tickets import Tickets
 from agent_core.store.document_store import DocumentStore
 from agent_core.store.memory_store import MemoryStore
@@ -25,6 +26,7 @@ class Setting:
         tickets: Tickets | None = None,
         wrap: Callable[[DocumentStore], DocumentStore] | None = None,
         open_store: Callable[[Callable[[], datetime]], DocumentStore] = MemoryStore,
+        quiet_hours: QuietHours | None = None,
     ) -> None:
         self.clock = ManualClock()
         self.adapter = TestAdapter(self.clock, channel_id)
@@ -33,7 +35,12 @@ class Setting:
         self.queue = MemoryQueue(self.clock)
         numbers = itertools.count(1)
         self.agent = AgentApplication(
-            self.adapter, self.store, self.queue, tickets=tickets, new_id=lambda: f"id{next(numbers)}"
+            self.adapter,
+            self.store,
+            self.queue,
+            tickets=tickets,
+            quiet_hours=quiet_hours,
+            new_id=lambda: f"id{next(numbers)}",
         )
 
     async def callback(self, body: object, message_id: str = "m1") -> None:

@@ -60,6 +60,7 @@ def test_rules_that_leave_no_moment_end_in_a_reason_and_not_in_a_search_for_ever
 
 NOW = _utc("2026-03-02T19:30")  # 20:30 in Paris
 DAYTIME = _utc("2026-03-02T12:00")
+YESTERDAY = _utc("2026-03-01T22:59")
 BUSY = QuietHours(PARIS, time(20, 0), time(8, 0), a_day=3)
 
 
@@ -93,9 +94,9 @@ BUSY = QuietHours(PARIS, time(20, 0), time(8, 0), a_day=3)
                 "because quiet hours 20:00-08:00 Europe/Paris",
             ),
         ),
-        (decide(DAYTIME, [BUSY], sent_today=2), Decision("send", "sent: nothing was in its way")),
+        (decide(DAYTIME, [BUSY], sent=[YESTERDAY, DAYTIME, DAYTIME]), Decision("send", "sent: nothing was in its way")),
         (
-            decide(DAYTIME, [BUSY], sent_today=3),
+            decide(DAYTIME, [BUSY], sent=[DAYTIME] * 3),
             Decision(
                 "hold",
                 "held until 2026-03-03 07:00 UTC because 3 came on 2026-03-02, and 3 a day is the limit",
@@ -103,7 +104,7 @@ BUSY = QuietHours(PARIS, time(20, 0), time(8, 0), a_day=3)
             ),
         ),
         (
-            decide(DAYTIME, [BUSY], sent_today=3, urgent=True),
+            decide(DAYTIME, [BUSY], sent=[DAYTIME] * 3, urgent=True),
             Decision("send", "sent because it is urgent, in spite of 3 came on 2026-03-02, and 3 a day is the limit"),
         ),
         (
@@ -132,7 +133,7 @@ def test_a_decision_says_why(decision: Decision, expected: Decision) -> None:
 def test_a_day_is_counted_by_the_clock_of_the_recipient() -> None:
     rule = QuietHours("Pacific/Auckland", a_day=1)
     assert rule.local_day(_utc("2026-03-02T12:00")) == date(2026, 3, 3)
-    assert decide(_utc("2026-03-02T12:00"), [rule], sent_today=1).at == _utc("2026-03-03T11:00")
+    assert decide(_utc("2026-03-02T12:00"), [rule], sent=[_utc("2026-03-02T11:00")]).at == _utc("2026-03-03T11:00")
 
 
 @pytest.mark.parametrize(

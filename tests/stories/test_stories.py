@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,36 @@ async def test_in_session_mode_callbacks_are_answered_once_each_and_in_their_ord
     assert [each.body["text"] for each in channel.calls[1:]] == [
         f"Great! Your laptop is order #{number}." for number in (1, 2, 3)
     ]
+
+
+async def test_who_says_mute_gets_no_notification_until_unmute_and_the_operator_sees_why(
+    app: RunningApp, channel: FakeChannel, service_url: str
+) -> None:
+    """Issue 7, people's time: opting out in the chat, and `deliveries show`."""
+
+    async def publish(name: str) -> None:
+        notification = ["--type", "notification", "--conversation", CONVERSATION]
+        await app.command("publish", *notification, "--text", name, "--id", name)
+
+    async def status(name: str) -> dict[str, Any]:
+        async with asyncio.timeout(WAIT):
+            while True:
+                # Until the app has taken it from the queue there is no delivery of that key.
+                with suppress(AssertionError):
+                    found: dict[str, Any] = json.loads(
+                        await app.command("deliveries", "show", f"callback:{name}", "--json")
+                    )
+                    if found["status"] != "in work":
+                        return found
+
+    await app.post(teams_message(service_url, "/mute"))
+    assert "no notifications" in channel.texts[0]
+    await publish("sale")
+    dropped = await status("sale")
+    assert (dropped["status"], dropped["why"]) == ("dropped", "dropped because the recipient opted out")
+    await app.post(teams_message(service_url, "/unmute", id="2"))
+    await publish("news")
+    await arrived(channel, 3)
+    assert channel.texts[2] == "news"
+    assert (await status("news"))["why"] == "sent: nothing was in its way"
+    assert "dropped because the recipient opted out" in await app.command("deliveries", "show", "callback:sale")
