@@ -181,6 +181,11 @@ class Ledger:
         record = await self._read(conversation_id, id_for("delivery", key))
         return _settled(record) if record is not None and record.body["status"] in FINAL else None
 
+    async def status(self, key: str, conversation_id: str) -> str | None:
+        """How far a delivery came; None if nothing is known of it."""
+        record = await self._read(conversation_id, id_for("delivery", key))
+        return record.body["status"] if record is not None else None
+
     async def _decide(self, work: Work, token: str, record: Document | None, order: Document | None) -> Found | None:
         """What stands in the way of a claim; None if nothing does."""
         now = self._now()
