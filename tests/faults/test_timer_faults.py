@@ -13,8 +13,15 @@ from typing import Any
 
 import pytest
 
+from agent_core.errors import StoreUnavailable
 from agent_core.proactive.misfires import MisfirePolicy
+from agent_core.proactive.recipients import UserRecipient
+from agent_core.proactive.schedules import SHARDS, shard_of
+from agent_core.proactive.work import WorkItem
+from agent_core.store.document_store import SCHEDULES, Container, Page
+from agent_core.store.memory_store import MemoryStore
 from tests.faults.tick_world import FAULTS, Choose, World, every_way, some_ways
+from tests.proactive.setting import Setting
 
 LONG = bool(os.environ.get("AGENT_TESTS_LONG"))
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -140,3 +147,69 @@ async def test_over_the_files_of_the_local_engine_it_is_the_same(tmp_path: Path,
         await ended(world, nominal)
 
     await some_ways(run, 100 if LONG else 4, seed=RULES.index(rule))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("step", ["claim", "queue", "store schedule"])
+async def test_what_fails_after_a_schedule_was_stored_is_not_told_to_whoever_made_it(step: str, fault: str) -> None:
+    """It would be made again, and come twice. The timer brings what was not handed over."""
+    world = World(FORWARD)
+    host, _ = world.host(), world.host()
+    at = FORWARD + MINUTE
+    await host.adapter.say(host.agent, "hello")
+    host.begin(host.agent.notifications.schedule("c1", at=at, continuation="say", value="old"))
+    await host.settle()
+    await host.step()
+    for _ in range(["claim", "queue", "store schedule"].index(step)):
+        await host.step()
+    await host.step(fault)
+    assert host.doing is not None
+    if fault == "dead":
+        stored = await world.observer.store.query(SCHEDULES)
+        world.schedule_id = stored.documents[0].id
+    else:
+        assert isinstance(host.doing.result(), str), host.doing.result()
+        world.schedule_id = host.doing.result()
+    await ended(world, [at])
+
+
+async def test_a_shard_that_fails_with_every_tick_does_not_hold_up_the_others() -> None:
+    """R9. Six of sixteen shards are not reached: more than the timer works on at once."""
+    broken = frozenset(SHARDS[:6])
+
+    class BrokenShards(MemoryStore):
+        async def query(self, container: Container, *, partition: str | None = None, **options: Any) -> Page:
+            if partition in broken:
+                raise StoreUnavailable("told to")
+            return await super().query(container, partition=partition, **options)
+
+    setting = Setting(open_store=BrokenShards)
+    at = setting.clock.now() + HOUR
+    made = [
+        await setting.agent.notifications.schedule(UserRecipient(f"user{number}"), at=at, activity="x")
+        for number in range(100)
+    ]
+    await setting.clock.advance(HOUR)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await setting.agent.notifications.send_due(setting.clock.now())
+    handed_over = {WorkItem.from_message(message).payload["schedule"] for message in setting.queue.messages}
+    assert handed_over == {each for each in made if shard_of(each) not in broken}
+    assert 40 < len(handed_over) < 80
+
+
+async def test_a_claim_of_a_long_tick_is_as_good_as_one_of_a_short_one() -> None:
+    """Its lease begins with the claim: a tick a minute later leaves it alone."""
+    world, nominal = await a_world("once", 6 * HOUR, timedelta(0), "latest")
+    first, second = world.hosts
+    began = first.clock.now()
+    await world.clock.advance(timedelta(minutes=4))
+    first.begin(first.agent.notifications.send_due(began))
+    await first.settle()
+    await first.step()
+    await first.step()
+    assert first.steps == ["query schedule", "claim"]
+    await world.clock.advance(timedelta(seconds=50))
+    assert await second.tick() == 0
+    await world.interleave(lambda options: 0)
+    await ended(world, nominal)
