@@ -18,6 +18,7 @@ ALWAYS_ALLOWED = "cannot be moved"
 LONG = [
     "faults/test_kill_matrix.py",
     "faults/test_many_callbacks.py",
+    "faults/test_timer_kills.py",
     "stories/test_cosmos_stories.py",
     "stories/test_reminder_story.py",
 ]
