@@ -31,8 +31,8 @@ from agent_core.store.document_store import (
 SHARDS = tuple(f"{number:02d}" for number in range(16))
 # How long a schedule that is done can still be looked at, and what it left on the queue delivered.
 KEPT = timedelta(days=14)
-# How many of what was handed over and dropped last a schedule tells. A change brings anew what waits on the queue, which
-# is so much of one for every minute, if whoever handed it over has a clock that is ten minutes ahead.
+# How many of what was handed over and dropped last a schedule tells. A change brings anew what waits on the queue: so
+# many of one for every minute, if whoever handed it over has a clock that is ten minutes ahead.
 REMEMBERED = 12
 # A batch of a store takes so many operations, and so many bytes in all.
 MAX_BATCH, MAX_BATCH_BYTES = 100, 1_000_000

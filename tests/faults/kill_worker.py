@@ -49,8 +49,8 @@ class Life:
         case: tells the channel for which case it is called.
         start: the time on its clock, in ISO 8601.
         kill_at: the fault point to die at; empty for none.
-        scenario: `slow` handlers work longer than until the lease is renewed, `two` send two messages; `tick` is a timer's
-            tick before it works on the queues.
+        scenario: `slow` handlers work longer than until the lease is renewed, `two` send two messages; `tick` is a
+            timer's tick before it works on the queues.
     """
 
     data: str

@@ -9,7 +9,6 @@ from functools import partial
 
 import pytest
 
-from agent_core.proactive.schedules import Schedule
 from agent_core.store.document_store import parse_time
 from tests.faults.tick_world import Choose, Host, World, every_way, some_ways
 

@@ -1,7 +1,8 @@
 """Real processes tick over the same files, two at once, and each step of theirs is the last one of some (issue 7, R9).
 
-Their clocks are apart, so each takes over what the other one holds. Each occurrence has one record in the ledger, and comes
-once; one whose sender died while it sent, or was overtaken by a clock that is ahead, may be reported instead, or as well.
+Their clocks are apart, so each takes over what the other one holds. Each occurrence has one record in the ledger, and
+comes once; one whose sender died while it sent may be reported instead, or as well, and so may one that was overtaken by
+a clock that is ahead.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ async def _points(setting: Setting) -> list[str]:
 async def test_whichever_step_of_a_process_is_its_last_each_occurrence_comes_once_or_is_reported(
     setting: Setting,
 ) -> None:
-    """Every point of one process's tick, alone; and beside another process, with its clock ahead, behind or the same."""
+    """Every point of one process, alone; and beside another one, with its clock ahead, behind or the same."""
     points = await _points(setting)
     for step in ("claim of a schedule 1", "copy 1", "copy 2", "copy 3", "advance 1", "claim 1", "sent 1", "POST 3"):
         assert {f"before {step}", f"after {step}"} <= set(points), points

@@ -120,7 +120,9 @@ class PlainQueue:
         """Nothing is open."""
 
     async def take_due(self, now: datetime) -> list[QueueMessage]:
-        due = [each for each in self.messages if each.scheduled_enqueue_time is None or each.scheduled_enqueue_time <= now]
+        due = [
+            each for each in self.messages if each.scheduled_enqueue_time is None or each.scheduled_enqueue_time <= now
+        ]
         self.messages = [each for each in self.messages if each not in due]
         return due
 
@@ -359,7 +361,12 @@ class World:
         """This was written into the schedules."""
         for body in bodies:
             before = self._last.get(body["id"])
-            if before is not None and before["claim"] and not body["claim"] and before["generation"] == body["generation"]:
+            if (
+                before is not None
+                and before["claim"]
+                and not body["claim"]
+                and before["generation"] == body["generation"]
+            ):
                 schedule = Schedule.from_document(Document(before, ""))
                 dues, after = decide(schedule)
                 assert body["next"] == after.to_document()["next"]
