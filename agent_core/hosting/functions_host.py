@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import MAXYEAR, UTC
 
 import azure.functions as func
 
@@ -71,6 +72,10 @@ def _request(request: func.HttpRequest) -> HttpRequest:
 
 def _message(message: func.ServiceBusMessage) -> QueueMessage:
     properties: dict[str, Property] = dict(message.application_properties or {})
+    # In UTC, and without saying so. Without an end it is the last moment there is.
+    expires = message.expires_at_utc
+    if expires is not None and expires.year == MAXYEAR:
+        expires = None
     return QueueMessage(
         body=message.get_body(),
         # A publisher need not give an id; the number that the queue gives is unique in it.
@@ -80,4 +85,5 @@ def _message(message: func.ServiceBusMessage) -> QueueMessage:
         correlation_id=message.correlation_id,
         session_id=message.session_id,
         application_properties=properties,
+        time_to_live=None if expires is None else expires.replace(tzinfo=UTC) - clock.now(),
     )

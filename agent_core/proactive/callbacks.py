@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -160,7 +161,10 @@ class CallbackReceiver:
         except InvalidCallback as error:
             await self._refuse(callback.key, _work(callback).to_message().body, error.reason, error)
             return
-        await self.work_on(_work(callback))
+        item = _work(callback)
+        if message.time_to_live is not None:
+            item = replace(item, expires=time_text(self._now() + message.time_to_live))
+        await self.work_on(item)
 
     async def work_on(self, item: WorkItem) -> None:
         """Continue the conversation; `item` is a callback's first attempt or a later one from the work queue."""

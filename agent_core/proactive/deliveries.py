@@ -280,7 +280,7 @@ class Deliveries:
             error, (ChannelError, MessageTooLarge, NotAllowed, SignInRequired, StoreError, QueueUnavailable, TakenOver)
         ):
             return False
-        delivery.apologising = delivery.item.next_attempt() is None or (delivery.unknown and delivery.parks)
+        delivery.apologising = self._following(delivery.item) is None or (delivery.unknown and delivery.parks)
         return delivery.apologising
 
     # -- what failures call for
@@ -304,6 +304,8 @@ class Deliveries:
 
     async def _put_off(self, delivery: Delivery, until: datetime) -> str:
         """Waiting for a channel that throttles does not count as an attempt."""
+        if delivery.item.is_over_at(until):
+            return await self._bury(delivery, "Throttled", "The channel throttled until its time to live was over")
         outcome = f"throttled until {until:%H:%M:%S}"
         await self._release(delivery, until, why=outcome, postponedUntil=time_text(until))
         await self._put(delivery.item.put_back(), until)
@@ -344,7 +346,7 @@ class Deliveries:
 
     async def _again(self, delivery: Delivery, reason: str, explanation: str) -> str:
         """Try later: first the claim goes back, then the copy onto the queue, and only then is the message settled."""
-        following = delivery.item.next_attempt()
+        following = self._following(delivery.item)
         if following is None:
             return await self._bury(delivery, reason, explanation)
         again, wait = following
@@ -354,6 +356,11 @@ class Deliveries:
             await self._release(delivery, at, why=f"{failed}: {explanation}", postponedUntil=time_text(at))
         await self._put(again, at)
         return f"{failed}, again in {wait.total_seconds():.0f} s"
+
+    def _following(self, item: WorkItem) -> tuple[WorkItem, timedelta] | None:
+        """The next attempt and how long to wait; None after the last, and where its time to live ends before."""
+        following = item.next_attempt()
+        return None if following is None or item.is_over_at(self._now() + following[1]) else following
 
     async def _put(self, item: WorkItem, at: datetime) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +12,18 @@ from agent_core.proactive.claims import held_until
 from agent_core.proactive.dead_letters import NO_CONVERSATION, DeadLetter, DeadLetters
 from agent_core.proactive.ledger import Work
 from agent_core.proactive.lifecycle_work import every
+from agent_core.proactive.occurrences import why_void
+from agent_core.proactive.recipients import ConversationRecipient
+from agent_core.proactive.schedules import Schedule, Schedules
 from agent_core.store.document_store import CONVERSATIONS, Document, DocumentStore, Where, parse_time, time_text
+
+_OCCURRENCE = re.compile(r"schedule:(?P<id>.+):(?P<generation>\d{1,9}):(?P<due>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)")
+_WHY_DROPPED = {
+    "expired": "it was not worth sending any more",
+    "late": "it was late by more than the grace",
+    "superseded": "a newer one of the schedule was due as well",
+    "too many": "more were due than are handed over at once",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +31,8 @@ class DeliveryReport:
     """One delivery, without the texts of its messages.
 
     Attributes:
-        status: `sent`, `held` (it waits for its recipient), `waiting` (for another attempt), `in work`, `interrupted`
+        status: `sent`, `scheduled` (its time is to come), `queued` (no worker has begun), `held` (it waits for its
+            recipient), `waiting` (for another attempt), `in work`, `interrupted`
             (its worker ended; the queue brings it again), `dropped`, `parked` (it may have been sent) or `dead`.
         why: a sentence for people; empty where there is nothing to say.
         attempts: how many were begun; waiting for people, a channel that throttles or a sign-in is none.
@@ -76,7 +89,7 @@ class DeliveryReports:
         documents = every(self._store, CONVERSATIONS, [Where("key", "=", key)], partition=conversation)
         partitions = {document.body[CONVERSATIONS.partition_key] async for document in documents}
         reports = [await self._report(key, partition) for partition in sorted(partitions)]
-        return [report for report in reports if report is not None]
+        return [report for report in reports if report is not None] or await self._not_begun(key)
 
     async def _report(self, key: str, partition: str) -> DeliveryReport | None:
         work = Work(key, partition, "", "")
@@ -107,6 +120,18 @@ class DeliveryReports:
             dead_letter=letter,
         )
 
+    async def _not_begun(self, key: str) -> list[DeliveryReport]:
+        """What the schedule says of an occurrence that no worker has had yet, or that none ever will."""
+        if (named := _OCCURRENCE.fullmatch(key)) is None:
+            return []
+        schedule = await Schedules(self._store).get(named["id"])
+        due = parse_time(named["due"])
+        if schedule is None or (told := _told(schedule, int(named["generation"]), due)) is None:
+            return []
+        status, why = told
+        conversation = schedule.to.name if isinstance(schedule.to, ConversationRecipient) else ""
+        return [DeliveryReport(key, conversation, schedule.name, status, why, until=due, urgent=schedule.urgent)]
+
     def _status(self, record: Document) -> str:
         status = str(record.body["status"])
         if status not in ("claimed", "sending"):
@@ -114,6 +139,26 @@ class DeliveryReports:
         if record.body["token"] == "":
             return "waiting"
         return "in work" if held_until(record) > self._now() else "interrupted"
+
+
+def _told(schedule: Schedule, generation: int, due: datetime) -> tuple[str, str] | None:
+    """The status of an occurrence and the reason; None if it is none of this schedule's."""
+    if generation > schedule.generation:
+        return None
+    if generation < schedule.generation or schedule.status in ("cancelled", "paused"):
+        return "dropped", "dropped because " + (why_void(schedule, generation) or "its schedule is over")
+    for stretch in schedule.dropped:
+        if stretch.since <= due < stretch.before:
+            return "dropped", f"dropped at {_minute(stretch.at)} because {_WHY_DROPPED[stretch.reason]}"
+    if due in schedule.handed_over:
+        return "queued", "on the work queue: no worker has begun with it"
+    if schedule.next is not None and due >= schedule.next and schedule.recurrence.occurrences(due, 1) == [due]:
+        return "scheduled", "the timer hands it over when its time comes"
+    return None
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _text(time: datetime | None) -> str | None:

@@ -67,7 +67,7 @@ class Occurrences:
         """Deliver one occurrence. Raises AgentError: the store or the queue was not reached; let it be done again."""
         try:
             schedule = await self._schedules.get(item.payload["schedule"])
-            void = why_void(schedule, item)
+            void = why_void(schedule, item.payload["generation"])
             if schedule is None or void:
                 logger.info("Delivery: occurrence dropped (%s), key %r", void, item.key)
                 return
@@ -121,7 +121,7 @@ class Occurrences:
         after this leaves a claim behind that the next generation's occurrence of the same time finds here.
         """
         stored = await self._schedules.get(schedule.id)
-        if void := why_void(stored, item):
+        if void := why_void(stored, item.payload["generation"]):
             raise NotWanted(f"dropped because {void}")
         due = parse_time(item.payload["due"])
         if schedule.changed is None or due > schedule.changed + CLOCKS_APART:
@@ -207,13 +207,13 @@ async def place_of(ledger: Ledger, schedule: Schedule, due: datetime) -> Convers
     return ConversationRecipient(answer["conversation"], answer["channel"])
 
 
-def why_void(schedule: Schedule | None, item: WorkItem) -> str:
+def why_void(schedule: Schedule | None, generation: int) -> str:
     """Why an occurrence on the queue is not to be delivered any more; empty if it is."""
     if schedule is None:
         return "its schedule is gone"
     if schedule.status in ("cancelled", "paused", "unusable"):
         return f"its schedule is {schedule.status}"
-    if schedule.generation != item.payload["generation"]:
+    if schedule.generation != generation:
         return "its schedule was changed since"
     return ""
 

@@ -19,7 +19,8 @@ class QueueMessage:
             duplicate-detection window is accepted and dropped, so sending again after an unclear failure is safe.
         session_id: messages of one session are handled one at a time, in order. Required by a queue with sessions.
         scheduled_enqueue_time: an aware time before which nobody receives the message.
-        time_to_live: after this the message is dead-lettered instead of delivered; None is the queue's own limit.
+        time_to_live: after this the message is dead-lettered instead of delivered; None is the queue's own limit. Of a
+            received message what is left of it; None if that is without an end.
     """
 
     body: bytes

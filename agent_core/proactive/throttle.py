@@ -67,9 +67,6 @@ class Throttle:
 
     async def _brake(self, tenant_id: str, until: datetime) -> None:
         partition, document_id = _place(tenant_id)
-        stored = await self._store.read(CONVERSATIONS, partition, document_id)
-        if stored is not None and parse_time(stored.body["until"]) >= until:
-            return
         body: JsonObject = {
             "id": document_id,
             CONVERSATIONS.partition_key: partition,
@@ -77,13 +74,20 @@ class Throttle:
             "until": time_text(until),
             "ttl": max(1, int((until - self._now()).total_seconds()) + 1),
         }
-        with suppress(DocumentExists, DocumentChanged):
-            if stored is None:
-                await self._store.create(CONVERSATIONS, body)
-            else:
-                await self._store.replace(CONVERSATIONS, body, stored.etag)
-            logger.warning("The channel throttles: nothing is sent to this tenant until %s", f"{until:%H:%M:%S}")
         self._looked_up.pop(tenant_id, None)
+        while True:
+            stored = await self._store.read(CONVERSATIONS, partition, document_id)
+            if stored is not None and parse_time(stored.body["until"]) >= until:
+                return
+            try:
+                if stored is None:
+                    await self._store.create(CONVERSATIONS, body)
+                else:
+                    await self._store.replace(CONVERSATIONS, body, stored.etag)
+            except (DocumentExists, DocumentChanged):
+                continue  # another instance was as fast, maybe with an earlier end
+            logger.warning("The channel throttles: nothing is sent to this tenant until %s", f"{until:%H:%M:%S}")
+            return
 
 
 def _place(tenant_id: str) -> tuple[str, str]:

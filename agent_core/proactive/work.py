@@ -13,6 +13,7 @@ from agent_core.activity.activity import Activity
 from agent_core.activity.json_text import MAX_DEPTH, dump, parse_object
 from agent_core.errors import BadActivity, InvalidCallback
 from agent_core.proactive.queue import QueueMessage
+from agent_core.store.document_store import time_text
 from agent_core.turn.claims_identity import ClaimsIdentity
 
 SLACK_TOKEN = "ApiToken"
@@ -36,6 +37,7 @@ class WorkItem:
         payload: what the kind needs, as JSON.
         attempt: 1 for the first; waiting because the channel throttles does not count.
         wait: how often it was put back without counting as an attempt.
+        expires: when nobody wants it any more, as `time_text` writes it; empty for never. Nothing is tried after that.
     """
 
     kind: Kind
@@ -45,6 +47,7 @@ class WorkItem:
     wait: int = 0
     scope: str = ""
     round: str = ""
+    expires: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The item as JSON."""
@@ -56,6 +59,7 @@ class WorkItem:
             "wait": self.wait,
             "scope": self.scope,
             "round": self.round,
+            "expires": self.expires,
         }
 
     @property
@@ -94,7 +98,7 @@ class WorkItem:
         """Like `from_message`, of the parsed body."""
         kind, key, payload = body.get("kind"), body.get("key"), body.get("payload")
         attempt, wait = body.get("attempt"), body.get("wait")
-        scope, round_ = body.get("scope", ""), body.get("round", "")
+        scope, round_, expires = body.get("scope", ""), body.get("round", ""), body.get("expires", "")
         if (
             kind not in KINDS
             or not isinstance(key, str)
@@ -103,12 +107,13 @@ class WorkItem:
             or not isinstance(wait, int)
             or not isinstance(scope, str)
             or not isinstance(round_, str)
+            or not isinstance(expires, str)
         ):
             raise InvalidCallback(
                 "The work queue is for what the agent sends itself; publish callbacks to the callback queue",
                 reason="NotWork",
             )
-        return cls(kind, key, payload, attempt, wait, scope, round_)
+        return cls(kind, key, payload, attempt, wait, scope, round_, expires)
 
     def next_attempt(self) -> tuple[WorkItem, timedelta] | None:
         """The item to try next and how long to wait, or None when it was tried often enough."""
@@ -116,13 +121,17 @@ class WorkItem:
             return None
         return replace(self, attempt=self.attempt + 1), LADDER[self.attempt - 1]
 
+    def is_over_at(self, moment: datetime) -> bool:
+        """Whether its time to live has ended by then."""
+        return bool(self.expires) and time_text(moment) >= self.expires
+
     def put_back(self) -> WorkItem:
         """The same attempt, later."""
         return replace(self, wait=self.wait + 1)
 
     def replayed(self, round_: str) -> WorkItem:
-        """The same work, from its first attempt, in a new round of messages."""
-        return replace(self, attempt=1, wait=0, round=round_)
+        """The same work, from its first attempt, in a new round of messages; who replays it still wants it."""
+        return replace(self, attempt=1, wait=0, round=round_, expires="")
 
 
 def turn_payload(activity: Activity, identity: ClaimsIdentity) -> dict[str, Any]:

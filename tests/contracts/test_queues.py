@@ -344,6 +344,25 @@ async def test_a_message_id_is_taken_once_within_the_window(queues: QueueUnderTe
     assert await queue.count() == before + 1
 
 
+async def test_many_messages_are_sent_at_once_in_their_order_and_each_by_its_time(queues: QueueUnderTest) -> None:
+    queue = queues.open()
+    later = queues.now() + MINUTE
+    await queue.send_many([])
+    await queue.send_many([message("a"), message("later", at=later), message("b"), message("a")])
+    await queue.send_many([message("b"), message("c")])
+    assert ids(await queue.receive(limit=10)) == ["a", "b", "c"]
+    await queues.advance(MINUTE)
+    assert "later" in ids(await queue.receive(limit=10))
+
+
+async def test_of_many_messages_with_one_that_can_never_be_sent_all_can_be_sent_again(queues: QueueUnderTest) -> None:
+    queue = queues.open()
+    with pytest.raises(ValueError, match="message large has 262"):
+        await queue.send_many([message("a"), QueueMessage(b"x" * 256 * 1024, "large"), message("b")])
+    await queue.send_many([message("a"), message("b")])
+    assert ids(await queue.receive(limit=10)) == ["a", "b"]
+
+
 async def test_a_session_has_one_receiver_at_a_time(queues: QueueUnderTest) -> None:
     first, second = queues.open(requires_session=True), queues.open(requires_session=True)
     for name, session in [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b")]:

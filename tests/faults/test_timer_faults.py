@@ -37,7 +37,7 @@ def rules(missed: timedelta) -> dict[str, tuple[datetime, dict[str, Any]]]:
     """When it is, and what is scheduled then, so that some of it is due while nobody ticks, and some after that."""
     begin = FORWARD - missed / 2 - timedelta(seconds=30)
     every = {MINUTE: "* * * * *", 6 * HOUR: "0,30 0-4 * * *", 3 * DAY: "30 2,14 * * *"}[missed]
-    ahead = {"zone": "Europe/Paris", "until": begin + missed + max(2 * MINUTE, missed / 3)}
+    ahead: dict[str, Any] = {"zone": "Europe/Paris", "until": begin + missed + max(2 * MINUTE, missed / 3)}
     start = BACK - missed / 2 - timedelta(seconds=30)
     return {
         "once": (begin, {"at": begin + timedelta(seconds=100)}),

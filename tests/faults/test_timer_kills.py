@@ -1,8 +1,8 @@
 """Real processes tick over the same files, two at once, and each step of theirs is the last one of some (issue 7, R9).
 
 Their clocks are apart, so each takes over what the other one holds. Each occurrence has one record in the ledger, and
-comes once; one whose sender died while it sent may be reported instead, or as well, and so may one that was overtaken by
-a clock that is ahead.
+comes once; one whose sender died while it sent may be reported instead, or as well, and so may one that was overtaken
+by a clock that is ahead.
 """
 
 from __future__ import annotations

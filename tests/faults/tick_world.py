@@ -120,9 +120,7 @@ class PlainQueue:
         """Nothing is open."""
 
     async def take_due(self, now: datetime) -> list[QueueMessage]:
-        due = [
-            each for each in self.messages if each.scheduled_enqueue_time is None or each.scheduled_enqueue_time <= now
-        ]
+        due = [each for each in self.messages if (each.scheduled_enqueue_time or now) <= now]
         self.messages = [each for each in self.messages if each not in due]
         return due
 
@@ -361,12 +359,7 @@ class World:
         """This was written into the schedules."""
         for body in bodies:
             before = self._last.get(body["id"])
-            if (
-                before is not None
-                and before["claim"]
-                and not body["claim"]
-                and before["generation"] == body["generation"]
-            ):
+            if before and before["claim"] and not body["claim"] and before["generation"] == body["generation"]:
                 schedule = Schedule.from_document(Document(before, ""))
                 dues, after = decide(schedule)
                 assert body["next"] == after.to_document()["next"]
@@ -378,39 +371,32 @@ class World:
                         self.dropped.append(due)
             self._last[body["id"]] = body
 
-    async def interleave(self, choose: Choose, faults: int = 0, clock: Sequence[timedelta] = ()) -> None:
-        """Let what the hosts have begun go on in the order that is chosen, the time included, until all is done.
+    async def interleave(self, choose: Choose, faults: int = 0) -> None:
+        """Let what the hosts have begun go on in the order that is chosen, until all is done.
 
         Args:
             faults: how many calls fail in a chosen way, at the most.
-            clock: by how much the time goes on, at chosen moments.
         """
-        passing = list(clock)
         for host in self.hosts:
             await host.settle()
         while True:
-            able: list[Host | None] = [host for host in self.hosts if host.waits]
-            if passing:
-                able.append(None)
+            able = [host for host in self.hosts if host.waits]
             if not able:
                 return
             host = able[choose(len(able))] if len(able) > 1 else able[0]
-            if host is None:
-                await self.clock.advance(passing.pop(0))
-                continue
             fault = ""
             if faults and (number := choose(len(FAULTS) + 1)):
                 fault, faults = FAULTS[number - 1], faults - 1
             await host.step(fault)
 
-    async def deliver(self, *, twice: bool = True) -> int:
+    async def deliver(self) -> int:
         """The living hosts work on what is due, every message of it two times; returns how many there were."""
         count = 0
         living = [host for host in self.hosts if not host.is_dead]
         for host in living:
             for message in await host.queue.take_due(host.clock.now()):
                 count += 1
-                for _ in range(2 if twice else 1):
+                for _ in range(2):
                     await host.agent.do_work(message)
         return count
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -144,13 +145,38 @@ async def test_readiness_says_what_is_missing(local: AzureServices) -> None:
     assert CLIENT_ID in unset.get_body().decode()
 
 
-def _callback() -> ServiceBusMessage:
+def _callback(**metadata: str) -> ServiceBusMessage:
     """An event in binary mode, as the Functions host hands it over."""
     attributes = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "agent.callback.result.v1"}
     properties = Datum(json.dumps({f"cloudEvents:{name}": value for name, value in attributes.items()}), "json")
-    metadata = {"MessageId": Datum("m1", "string"), "ApplicationProperties": properties, "UserProperties": properties}
+    known = {"MessageId": Datum("m1", "string"), "ApplicationProperties": properties, "UserProperties": properties}
+    known |= {name: Datum(json.dumps(value), "json") for name, value in metadata.items()}
     body = b'{"conversationId": "c1", "continuation": "order_placed"}'
-    return cast(ServiceBusMessage, ServiceBusMessageInConverter.decode(Datum(body, "bytes"), trigger_metadata=metadata))
+    return cast(ServiceBusMessage, ServiceBusMessageInConverter.decode(Datum(body, "bytes"), trigger_metadata=known))
+
+
+@pytest.mark.parametrize(
+    ("expires", "left"),
+    [("2026-01-05T12:10:00", timedelta(minutes=10)), ("9999-12-31T23:59:59.9999999", None), (None, None)],
+)
+async def test_what_is_left_of_a_messages_time_to_live_is_handed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, expires: str | None, left: timedelta | None
+) -> None:
+    """P6.4: the host says when it ends, in UTC without a zone; nothing is tried after that."""
+    services = AzureServices(
+        Settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "AGENT_LOCAL_DATA": str(tmp_path)})
+    )
+    agent = AgentApplication(services.adapter, services.store, services.queue)
+    seen: list[QueueMessage] = []
+
+    async def receive(message: QueueMessage) -> None:
+        seen.append(message)
+
+    monkeypatch.setattr(agent, "receive_callback", receive)
+    monkeypatch.setattr("agent_core.hosting.clock.now", lambda: datetime(2026, 1, 5, 12, tzinfo=UTC))
+    given = {} if expires is None else {"ExpiresAtUtc": expires}
+    await FunctionsHost(agent, services).continue_conversation(_callback(**given))
+    assert [message.time_to_live for message in seen] == [left]
 
 
 async def test_where_tickets_are_required_a_callback_without_one_continues_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 import pytest
 from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusClient
-from azure.servicebus.exceptions import MessageLockLostError, ServiceBusServerBusyError
+from azure.servicebus.exceptions import MessageLockLostError, ServiceBusConnectionError, ServiceBusServerBusyError
 
 from agent_core.errors import QueueUnavailable, StoreUnavailable
 from agent_core.hosting.service_bus_dead_letters import drain
@@ -187,10 +187,24 @@ async def test_a_lock_that_was_lost_meanwhile_is_no_failure() -> None:
     assert (count, len(found)) == (0, 1)
 
 
-async def test_a_busy_service_is_an_unavailable_queue() -> None:
-    client = _Client([ServiceBusServerBusyError(message="busy")])
+@pytest.mark.parametrize(
+    "error", [ServiceBusServerBusyError(message="busy"), ServiceBusConnectionError(message="amqp:link:detach-forced")]
+)
+async def test_a_busy_service_and_a_detached_link_are_an_unavailable_queue_and_what_was_kept_is_done_with(
+    error: Exception,
+) -> None:
+    client = _Client([[_Received("a")], error])
     with pytest.raises(QueueUnavailable, match="'q'"):
         await _drained(client)
+    assert client.completed == ["a"]
+    assert client.closed == 2
+
+
+async def test_a_link_that_is_detached_before_the_completion_leaves_the_message_to_come_again() -> None:
+    client = _Client([[_Received("a")]], complete=ServiceBusConnectionError(message="amqp:link:detach-forced"))
+    with pytest.raises(QueueUnavailable, match="detach"):
+        await _drained(client)
+    assert client.completed == []
     assert client.closed == 2
 
 

@@ -23,6 +23,7 @@ from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 from agent_core.errors import QueueUnavailable, SettingsError
 from agent_core.hosting.service_bus_queue import ServiceBusConnection, ServiceBusQueue
 from agent_core.proactive.queue import Queue, QueueMessage
+from tests.hosting.amqp_relay import relaying
 
 CONNECTION = os.environ.get("SERVICE_BUS_TEST_CONNECTION", "")
 QUEUE = os.environ.get("SERVICE_BUS_TEST_QUEUE", "agent-work")
@@ -242,6 +243,33 @@ async def test_many_sends_at_once_on_a_fresh_queue_all_arrive() -> None:
 
 
 @needs_service_bus
+async def test_many_messages_go_in_batches_and_all_arrive_at_their_times() -> None:
+    """More than one batch takes by number, and by bytes."""
+    due = datetime.now(UTC) + timedelta(seconds=2)
+    messages = [new_message(b"x" * 5_000, scheduled_enqueue_time=due if number % 2 else None) for number in range(230)]
+    ids = {message.message_id for message in messages}
+    async with opened() as queue, receiving() as receiver:
+        await queue.send_many(messages)
+        got = await received(receiver, ids)
+    assert {message.message_id for message in got} == ids
+    assert len(got) == 230
+
+
+@needs_service_bus
+async def test_many_messages_of_sessions_arrive_and_those_without_are_refused() -> None:
+    name = named("SERVICE_BUS_TEST_SESSION_QUEUE")
+    session = uuid.uuid4().hex
+    messages = [new_message(session_id=session) for _ in range(3)]
+    async with opened(name=name) as queue:
+        with pytest.raises(ValueError, match="session_id"):
+            await queue.send_many([new_message(), new_message()])
+        await queue.send_many(messages)
+        async with receiving(name, session_id=session) as receiver:
+            got = await received(receiver, {message.message_id for message in messages})
+    assert [each.message_id for each in got] == [message.message_id for message in messages]
+
+
+@needs_service_bus
 async def test_a_cancelled_send_does_not_stop_the_next_one() -> None:
     message = new_message()
     async with opened() as queue, receiving() as receiver:
@@ -272,71 +300,13 @@ async def test_a_queue_used_in_another_event_loop_or_after_its_close_opens_anew(
         assert len(await received(receiver, {message.message_id for message in messages})) == 3
 
 
-class Relay:
-    """Passes bytes on to the endpoint, until it cuts every connection."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
-        self._writers: list[asyncio.StreamWriter] = []
-        self._serving: list[asyncio.Task[None] | None] = []
-        self._swallows = False
-        self.swallowed = asyncio.Event()
-
-    @property
-    def accepted(self) -> int:
-        return len(self._serving)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._serving.append(asyncio.current_task())
-        there_reader, there_writer = await asyncio.open_connection(*self._target)
-        self._writers += [writer, there_writer]
-        await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer, answers=True))
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
-        with suppress(ConnectionError):
-            while data := await reader.read(65536):
-                if answers and self._swallows:
-                    self.swallowed.set()
-                    continue
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-
-    def swallow_answers(self) -> None:
-        """From now on, until the next cut, the endpoint hears everything and nobody hears the endpoint."""
-        self._swallows = True
-
-    def cut(self) -> None:
-        self._swallows = False
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    async def close(self) -> None:
-        self.cut()
-        await asyncio.gather(*(task for task in self._serving if task))
-
-
-async def relayed() -> tuple[Relay, asyncio.Server, str]:
-    """A relay before the endpoint, what listens for it, and the connection string that leads there."""
-    endpoint = next(part for part in CONNECTION.split(";") if part.startswith("Endpoint=sb://"))
-    address = endpoint.removeprefix("Endpoint=sb://").strip("/")
-    host, _, port = address.partition(":")
-    relay = Relay(host, int(port or 5672))
-    listener = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
-    return relay, listener, CONNECTION.replace(address, f"127.0.0.1:{listener.sockets[0].getsockname()[1]}")
-
-
 @needs_service_bus
 @needs_emulator
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of a cut connection the SDK only forgets the socket
 async def test_a_send_whose_answer_was_lost_is_repeated_and_is_on_the_queue_once() -> None:
     name = named("SERVICE_BUS_TEST_DUPLICATES_QUEUE")
-    relay, listener, through = await relayed()
     first, ambiguous = new_message(), new_message()
-    async with receiving(name) as receiver:
+    async with relaying(CONNECTION) as (relay, through), receiving(name) as receiver:
         async with opened(through, name) as queue:
             await queue.send(first)
             relay.swallow_answers()
@@ -347,8 +317,6 @@ async def test_a_send_whose_answer_was_lost_is_repeated_and_is_on_the_queue_once
             assert relay.accepted == 2
         got = await received(receiver, {first.message_id, ambiguous.message_id})
         assert sorted(str(each.message_id) for each in got) == sorted([first.message_id, ambiguous.message_id])
-    listener.close()
-    await relay.close()
     gc.collect()  # while the event loop of the forgotten socket still runs
 
 
@@ -373,10 +341,9 @@ async def test_messages_that_a_publisher_sends_as_a_batch_arrive_one_by_one() ->
 @needs_emulator
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of a cut connection the SDK only forgets the socket
 async def test_sends_after_the_connection_was_dropped_all_arrive() -> None:
-    relay, listener, through = await relayed()
     messages = [new_message() for _ in range(12)]
     ids = {message.message_id for message in messages}
-    async with receiving() as receiver:
+    async with relaying(CONNECTION) as (relay, through), receiving() as receiver:
         async with opened(through) as queue:
             await queue.send(messages[0])
             assert relay.accepted == 1
@@ -386,6 +353,4 @@ async def test_sends_after_the_connection_was_dropped_all_arrive() -> None:
             await asyncio.gather(*(queue.send(message) for message in messages[2:]))
             assert relay.accepted == 3
         assert {message.message_id for message in await received(receiver, ids)} == ids
-    listener.close()
-    await relay.close()
     gc.collect()  # while the event loop of the forgotten socket still runs

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from agent_core import ConversationAccount, TurnContext, TurnState
 from agent_core.errors import ChannelError, ContinuationNotFound, Decision, RouteError, StoreUnavailable
 from agent_core.proactive.ledger import LEASE
-from agent_core.proactive.work import LADDER
+from agent_core.proactive.queue import QueueMessage
+from agent_core.proactive.work import LADDER, WorkItem
 from agent_core.store.document_store import CONVERSATIONS, Where
 from tests.proactive.setting import Setting
 
@@ -123,6 +125,58 @@ async def test_a_handler_that_fails_is_tried_again_later_and_then_given_up() -> 
     (letter,) = await setting.dead_letters()
     assert (letter.reason, letter.attempts) == ("HandlerFailed", attempts)
     assert setting.adapter.texts == ["Working on it"]
+
+
+async def test_each_attempt_waits_longer_up_to_an_hour_as_a_copy_under_a_deterministic_id() -> None:
+    """P6.4"""
+    setting = an_ordering_agent()
+    await setting.adapter.say(setting.agent, "order")
+    await setting.callback({**CALLBACK, "value": {}})
+    for number, seconds in enumerate((1, 5, 30, 120, 600, 3600)):
+        (copy,) = setting.queue.messages
+        assert copy.scheduled_enqueue_time == setting.clock.now() + timedelta(seconds=seconds)
+        item = WorkItem.from_message(copy)
+        assert item.attempt == number + 2
+        assert copy.message_id == replace(item, payload={}).to_message().message_id, "of the key and the attempt alone"
+        await setting.later(timedelta(seconds=seconds) - timedelta(microseconds=1))
+        assert setting.queue.messages == [copy]
+        await setting.later(timedelta(microseconds=1))
+    assert setting.queue.messages == []
+    assert len(await setting.dead_letters()) == 1
+
+
+@pytest.mark.parametrize(("minutes", "attempts"), [(0, 1), (1, 4), (100, 7)])
+async def test_nothing_is_tried_again_after_the_messages_own_time_to_live(minutes: int, attempts: int) -> None:
+    """P6.4: its last attempt is the last one before, so the error handler speaks, and an operator may replay it."""
+    setting = an_ordering_agent()
+
+    @setting.agent.error
+    async def apologise(context: TurnContext, error: Exception) -> None:
+        await context.send_activity("Sorry")
+
+    await setting.adapter.say(setting.agent, "order")
+    body = json.dumps({**CALLBACK, "value": {}}).encode()
+    await setting.agent.receive_callback(QueueMessage(body, "m1", time_to_live=timedelta(minutes=minutes)))
+    while setting.queue.messages:
+        await setting.later(timedelta(seconds=1))
+    (letter,) = await setting.dead_letters()
+    assert (letter.reason, letter.attempts) == ("HandlerFailed", attempts)
+    assert setting.adapter.texts == ["Sorry"]
+    assert await setting.agent.dead_letters.replay(letter)
+    (message,) = setting.queue.messages
+    assert (WorkItem.from_message(message).attempt, WorkItem.from_message(message).expires) == (1, "")
+
+
+async def test_a_channel_that_throttles_beyond_the_messages_own_time_to_live_is_not_waited_for() -> None:
+    setting = an_ordering_agent("webchat")
+    await setting.adapter.say(setting.agent, "order")
+    busy = ChannelError("busy", decision="throttled", status=429, retry_after=timedelta(seconds=40))
+    setting.adapter.failures = [busy, busy]
+    message = QueueMessage(json.dumps(CALLBACK).encode(), "m1", time_to_live=timedelta(minutes=1))
+    await setting.agent.receive_callback(message)
+    await setting.later(timedelta(seconds=40))
+    assert [letter.reason for letter in await setting.dead_letters()] == ["Throttled"]
+    assert setting.queue.messages == []
 
 
 async def test_a_handler_that_recovers_answers_once() -> None:
@@ -338,8 +392,6 @@ def test_two_continuations_of_one_name_fail_at_import() -> None:
 
 
 async def test_foreign_messages_on_the_work_queue_are_dead_letters() -> None:
-    from agent_core.proactive.queue import QueueMessage
-
     setting = Setting()
     bodies = [b"x", b"{}", json.dumps({"kind": "callback", "key": 1}).encode()]
     bodies += [

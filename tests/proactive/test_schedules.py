@@ -6,13 +6,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from agent_core import TurnContext, TurnState
+from agent_core import QuietHours, TurnContext, TurnState
 from agent_core.activity.conversation_reference import ChannelAccount, ConversationParameters
 from agent_core.errors import ChannelError, ContinuationNotFound, InvalidSchedule, QueueUnavailable
+from agent_core.proactive.delivery_reports import DeliveryReports
 from agent_core.proactive.queue import QueueMessage
 from agent_core.proactive.recipients import ConversationRecipient, NewConversation, UserRecipient, recipient_from_dict
 from agent_core.proactive.schedules import Schedule
-from agent_core.store.document_store import SCHEDULES
+from agent_core.store.document_store import SCHEDULES, time_text
 from tests.proactive.setting import Setting
 
 MINUTE = timedelta(minutes=1)
@@ -542,3 +543,54 @@ async def test_a_schedule_comes_back_from_its_document() -> None:
     assert schedule.stored is not None
     assert Schedule.from_document(schedule.stored) == schedule
     assert schedule.to_document() == schedule.stored.body
+
+
+# --- asked afterwards
+
+
+async def test_an_occurrence_explains_itself_whatever_became_of_it() -> None:
+    """`deliveries show KEY`: also what no worker ever had."""
+    setting = await a_setting()
+    notifications = setting.agent.notifications
+    schedule_id = await notifications.schedule("c1", every=HOUR, activity="Tick.")
+    reports = DeliveryReports(setting.store, setting.clock.now)
+
+    async def told(due: datetime, generation: int = 1) -> tuple[str, str]:
+        [report] = await reports.find(f"schedule:{schedule_id}:{generation}:{time_text(due)}")
+        return report.status, report.why
+
+    assert (await told(NOON + HOUR))[0] == "scheduled"
+    await setting.clock.advance(3 * HOUR)
+    await notifications.send_due(setting.clock.now())
+    assert await told(NOON + 3 * HOUR) == ("queued", "on the work queue: no worker has begun with it")
+    status, why = await told(NOON + HOUR)
+    assert (status, "a newer one" in why) == ("dropped", True)
+    await setting.work()
+    assert await told(NOON + 3 * HOUR) == ("sent", "sent: nothing was in its way")
+    assert await notifications.update(schedule_id, activity="Tock.")
+    assert await told(NOON + 4 * HOUR) == ("dropped", "dropped because its schedule was changed since")
+    await notifications.cancel(schedule_id)
+    assert await told(NOON + 4 * HOUR, 3) == ("dropped", "dropped because its schedule is cancelled")
+    for unknown in ("schedule:", "schedule:00-x:1:", f"schedule:00-x:1:{time_text(NOON)}"):
+        assert await reports.find(unknown) == []
+
+
+async def test_what_was_stopped_while_it_waited_in_line_does_not_come() -> None:
+    setting = await a_setting()
+    notifications = setting.agent.notifications
+    schedule_id = await notifications.schedule("c1", at=NOON, activity="Tea.")
+    (message,) = setting.queue.take_due()
+    await notifications.cancel(schedule_id)
+    await setting.agent.do_work(message)
+    assert setting.adapter.texts == []
+
+
+async def test_a_notification_that_is_held_for_long_finds_its_schedule_still() -> None:
+    """A single time is done when it is handed over, and forgotten two weeks later: not if something of it waits."""
+    setting = await a_setting()
+    holidays = {date(2026, 1, 5) + day * DAY for day in range(60)}
+    await setting.agent.notifications.set_quiet_hours("c1", QuietHours("UTC", holidays=holidays))
+    await setting.agent.notifications.schedule("c1", at=NOON, activity="Tea.")
+    for _ in range(61):
+        await setting.later(DAY)
+    assert setting.adapter.texts == ["Tea."]

@@ -1,7 +1,7 @@
-"""R10 by the path that users take: schedules are stored, the timer ticks for a year, and each comes by its zone's clock.
+"""R10 by the path that users take: schedules are stored, the timer ticks for a year, each goes by its zone's clock.
 
-It ticks once a day, and each minute around every change of a clock. In four zones; with AGENT_TESTS_LONG=1 in the sample
-of `test_all_zones`, which has the rules for every zone.
+It ticks once a day, and each minute around every change of a clock. In four zones; with AGENT_TESTS_LONG=1 in the
+sample of `test_all_zones`, which has the rules for every zone.
 """
 
 from __future__ import annotations

@@ -28,8 +28,9 @@ async def service_url(channel: FakeChannel) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def app(tmp_path: Path) -> AsyncIterator[RunningApp]:
-    running = RunningApp(tmp_path / "data")
+async def app(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[RunningApp]:
+    """With a callback queue that has sessions, where a test says so."""
+    running = RunningApp(tmp_path / "data", CALLBACK_SESSIONS=getattr(request, "param", "false"))
     await running.start()
     yield running
     await running.close()
@@ -39,6 +40,7 @@ def teams_message(service_url: str, text: str, **changes: Any) -> dict[str, Any]
     return {**json.loads(PAYLOAD.read_text()), "serviceUrl": service_url, "text": text, **changes}
 
 
+with_sessions_or_not = pytest.mark.parametrize("app", ["false", "true"], indirect=True, ids=["plain", "sessions"])
 CONVERSATION = json.loads(PAYLOAD.read_text())["conversation"]["id"]
 
 
@@ -60,6 +62,7 @@ async def test_a_teams_message_is_answered_to_the_service_it_came_from(
     assert "order laptop" in channel.texts[0]
 
 
+@with_sessions_or_not
 async def test_an_order_is_answered_after_the_process_was_killed_and_started_again(
     app: RunningApp, channel: FakeChannel, service_url: str
 ) -> None:
@@ -92,6 +95,7 @@ async def test_a_long_running_turn_is_acknowledged_at_once_and_survives_a_kill(
     assert channel.texts[1] == "You have ordered 1 laptops in this conversation."
 
 
+@with_sessions_or_not
 async def test_what_cannot_be_delivered_is_a_dead_letter_with_a_reason(
     app: RunningApp, channel: FakeChannel, service_url: str
 ) -> None:
