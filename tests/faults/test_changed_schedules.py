@@ -124,7 +124,7 @@ async def test_what_was_changed_comes_once_and_anew_if_its_time_was_still_to_com
 ) -> None:
     ticks, works = meanwhile != "delivered", meanwhile != "handed over"
     run = partial(_changed_meanwhile, skew=skew, action=action, ticks=ticks, works=works)
-    if LONG and not (ticks and works):
-        assert await every_way(run) > 100
+    if LONG and action == "update" and not (ticks and works):
+        assert await every_way(run) > 50
     else:
         await some_ways(run, 300 if LONG else 30, seed=1)

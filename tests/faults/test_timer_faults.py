@@ -129,7 +129,7 @@ async def test_two_ticks_meet_with_clocks_apart_and_several_failures(skew: timed
     """R9. One whose clock is ahead finds what another one holds at once, and goes on with it."""
     for policy in POLICIES:
         run = partial(_two_ticks, policy=policy, skew=skew, faults=faults)
-        await some_ways(run, 300 if LONG else 8, seed=faults)
+        await some_ways(run, 100 if LONG else 8, seed=faults)
 
 
 @pytest.mark.parametrize("rule", RULES)
