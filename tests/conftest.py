@@ -20,6 +20,7 @@ LONG = [
     "faults/test_cosmos_turns.py",
     "faults/test_kill_matrix.py",
     "faults/test_many_callbacks.py",
+    "faults/test_timer_kills.py",
     "stories/test_cosmos_stories.py",
     "stories/test_reminder_story.py",
 ]

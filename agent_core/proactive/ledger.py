@@ -191,6 +191,11 @@ class Ledger:
         record = await self._read(conversation_id, id_for("delivery", key))
         return _settled(record) if record is not None and record.body["status"] in FINAL else None
 
+    async def status(self, key: str, conversation_id: str) -> str | None:
+        """How far a delivery came; None if nothing is known of it."""
+        record = await self._read(conversation_id, id_for("delivery", key))
+        return record.body["status"] if record is not None else None
+
     async def look(self, work: Work) -> turn_order.Outlook:
         """What work that is in line can expect: one read."""
         order = await self._read(work.conversation_id, turn_order.DOCUMENT_ID)

@@ -224,7 +224,7 @@ class Notifications:
             else:
                 return False
             status: Status = "paused" if known.status == "paused" else "scheduled"
-            if await self._write(known, known.changed(status=status, **values)):
+            if await self._write(known, known.change(now, status=status, **values)):
                 return True
 
     async def cancel(self, schedule_id: str) -> bool:
@@ -248,7 +248,7 @@ class Notifications:
             now = self._now()
             following = known.next if known.recurrence.at is not None else known.recurrence.first_due(now)
             status: Status = "scheduled" if following is not None else "done"
-            if await self._write(known, known.changed(status=status, next=following)):
+            if await self._write(known, known.change(now, status=status, next=following)):
                 return True
 
     async def get(self, schedule_id: str) -> Schedule | None:
@@ -464,13 +464,14 @@ class Notifications:
             known = await self._known(schedule_id)
             if known is None or known.status in ("cancelled", "unusable", status):
                 return False
-            following = _still_to_come(known, self._now())
+            now = self._now()
+            following = _still_to_come(known, now)
             if following is None:
                 # All was handed over; what of it is not delivered yet can still be stopped.
                 following = known.handed_over[-1] if known.handed_over else None
                 if following is None or await self._is_delivered(known, following):
                     return False
-            if await self._write(known, known.changed(status=status, next=following)):
+            if await self._write(known, known.change(now, status=status, next=following)):
                 return True
 
     async def _is_delivered(self, schedule: Schedule, due: datetime) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 
 from agent_core.activity.activity import Activity
@@ -29,6 +30,11 @@ from agent_core.turn.turn_context import TurnContext
 from agent_core.turn.turn_state import Handler, TurnState
 
 logger = logging.getLogger(__name__)
+
+# An occurrence begins at its time, by a clock that may be so much ahead of the one that the schedule was changed by.
+CLOCKS_APART = timedelta(minutes=15)
+# Generations before the present one that may have brought it; nobody changes a schedule more often in that time.
+LOOKED_BACK = 10
 
 
 class Occurrences:
@@ -77,15 +83,7 @@ class Occurrences:
         self, schedule: Schedule, item: WorkItem, place: ConversationRecipient, name: str, handler: Handler
     ) -> None:
         async def find() -> Conversation:
-            # The claim may have waited: what was stopped meanwhile does not come.
-            stored, found = await asyncio.gather(
-                self._schedules.get(schedule.id), self._conversations.get(place.conversation_id, place.channel_id)
-            )
-            if void := why_void(stored, item.payload["generation"]):
-                raise NotWanted(f"dropped because {void}")
-            if found is None:
-                raise ConversationNotFound(place.conversation_id)
-            return found
+            return await self._conversations.find(place.conversation_id, place.channel_id)
 
         async def keep(until: datetime) -> None:
             await self._schedules.keep_until(schedule.id, until, self._now())
@@ -94,6 +92,7 @@ class Occurrences:
         notice = Notice(due, schedule.urgent, schedule.expires_at(due)) if schedule.is_notification else None
 
         async def run(delivery: Delivery) -> None:
+            await self._check(schedule, item, place)
             await self._proactive.continue_conversation(
                 delivery.conversation,
                 handler,
@@ -114,6 +113,26 @@ class Occurrences:
             notice=notice,
             on_hold=keep,
         )
+
+    async def _check(self, schedule: Schedule, item: WorkItem, place: ConversationRecipient) -> None:
+        """Raise NotWanted for what is not to come any more, or came already; asked while the ledger has it as ours.
+
+        From here on it has begun. Whoever stopped or changed the schedule before finds nothing sent; whoever does so
+        after this leaves a claim behind that the next generation's occurrence of the same time finds here.
+        """
+        stored = await self._schedules.get(schedule.id)
+        if void := why_void(stored, item.payload["generation"]):
+            raise NotWanted(f"dropped because {void}")
+        due = parse_time(item.payload["due"])
+        if schedule.changed is None or due > schedule.changed + CLOCKS_APART:
+            return
+        earlier = [
+            replace(schedule, generation=generation).key_of(due)
+            for generation in range(max(1, schedule.generation - LOOKED_BACK), schedule.generation)
+        ]
+        found = await asyncio.gather(*(self._ledger.status(key, place.conversation_id) for key in earlier))
+        if set(found) & {"sending", "sent", "parked"}:
+            raise NotWanted("dropped because it came before its schedule was changed")
 
     # -- where it goes
 

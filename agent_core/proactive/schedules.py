@@ -35,8 +35,9 @@ SHARDS = tuple(f"{number:02d}" for number in range(16))
 # How long a schedule that is done can still be looked at, and what it left on the queue delivered.
 KEPT = timedelta(days=14)
 _NAME = re.compile(r"[A-Za-z0-9._~-]{1,64}")
-# How many of what was handed over and dropped last a schedule tells.
-REMEMBERED = 10
+# How many of what was handed over and dropped last a schedule tells. A change brings anew what waits on the queue: so
+# many of one for every minute, if whoever handed it over has a clock that is ten minutes ahead.
+REMEMBERED = 12
 # A batch of a store takes so many operations, and so many bytes in all.
 MAX_BATCH, MAX_BATCH_BYTES = 100, 1_000_000
 
@@ -72,6 +73,7 @@ class Schedule:
         id: tells its shard too.
         next: the first nominal time that the timer has not decided about; None if there is none.
         generation: counts changes; what an earlier one left on the queue is not delivered.
+        changed: when the present generation began; None for the first.
         is_notification: goes by what people want (quiet hours, opt-out); a turn's own work does not.
         urgent: passes quiet hours and the number a day.
         tag: what it is listed by, besides its recipient.
@@ -95,6 +97,7 @@ class Schedule:
     tag: str | None = None
     status: Status = "scheduled"
     generation: int = 1
+    changed: datetime | None = None
     claim: HandingOver | None = None
     handed_over: tuple[datetime, ...] = ()
     dropped: tuple[DroppedStretch, ...] = ()
@@ -127,9 +130,9 @@ class Schedule:
             payload |= {"conversation": self.to.conversation_id, "channel": self.to.channel_id}
         return WorkItem("occurrence", self.key_of(due), {**payload, "continuation": self.continuation})
 
-    def changed(self, **values: Any) -> Schedule:
+    def change(self, now: datetime, **values: Any) -> Schedule:
         """The next generation: what this one left on the queue is void, and nobody is handing it over."""
-        return replace(self, generation=self.generation + 1, claim=None, **values)
+        return replace(self, generation=self.generation + 1, changed=now, claim=None, **values)
 
     def with_claim(self, look: datetime) -> JsonObject:
         """What is stored, with the claim; no timer looks at it before `look`."""
@@ -158,6 +161,7 @@ class Schedule:
             "continuation": self.continuation,
             "value": self.value,
             "generation": self.generation,
+            "changed": time_text(self.changed) if self.changed is not None else None,
             "claim": _claim_text(self.claim),
             "handedOver": [time_text(due) for due in self.handed_over[-REMEMBERED:]],
             "dropped": [
@@ -195,6 +199,7 @@ class Schedule:
             tag=body.get("tag"),
             status=body["status"],
             generation=body["generation"],
+            changed=_time(body["changed"]),
             claim=HandingOver(*map(parse_time, body["claim"])) if body["claim"] is not None else None,
             handed_over=tuple(parse_time(due) for due in body["handedOver"]),
             dropped=tuple(

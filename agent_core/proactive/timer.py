@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from agent_core.errors import DocumentChanged, InvalidSchedule, QueueUnavailable
+from agent_core.errors import InvalidSchedule, QueueUnavailable, StoreError
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.misfires import tick
 from agent_core.proactive.queue import Queue
@@ -70,27 +70,31 @@ class Timer:
             until: begin no further page then; what is left is for the next tick.
 
         Raises:
-            StoreUnavailable, QueueUnavailable: what was not handed over comes with a later tick.
+            StoreUnavailable, QueueUnavailable: what was not handed over comes with a later tick; of shards that did
+                not fail, all was.
         """
         report = TickReport()
         shards = deque((shard, 1) for shard in SHARDS)
+        failures: list[Exception] = []
 
         async def work() -> None:
             while shards:
                 shard, visit = shards.popleft()
-                if not await self._work_on(shard, now, until, report) and visit < VISITS:
-                    shards.append((shard, visit + 1))
+                try:
+                    if not await self._work_on(shard, now, until, report) and visit < VISITS:
+                        shards.append((shard, visit + 1))
+                except Exception as error:
+                    # The others do not wait for this one, which may fail with every tick.
+                    failures.append(error)
 
-        failures = [
-            each for each in await asyncio.gather(*(work() for _ in range(AT_ONCE)), return_exceptions=True) if each
-        ]
+        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
         if report.schedules:
             left = "" if report.finished else "; what is left comes with the next tick"
             logger.info(
                 "Timer: %d occurrences of %d schedules handed over%s", report.handed_over, report.schedules, left
             )
-        for failure in failures:
-            raise failure
+        if failures:
+            raise failures[0]
         return report
 
     async def _work_on(self, shard: str, now: datetime, until: datetime | None, report: TickReport) -> bool:
@@ -120,7 +124,8 @@ class Timer:
 
         By the times of an earlier claim, if whoever made it did not come to the end.
         """
-        hidden = now + LEASE + AHEAD
+        # The lease begins with the claim, however long ago the tick began.
+        hidden = max(now, self._now()) + LEASE + AHEAD
         claimed = [replace(each, claim=each.claim or HandingOver(now, now + ahead)) for each in due]
         written = await self._schedules.write([(_document(each), each.with_claim(hidden)) for each in claimed])
         return [replace(each, stored=document) for each, document in zip(claimed, written, strict=True) if document]
@@ -135,7 +140,7 @@ class Timer:
             return
         try:
             await self._pass_on(await self._claim([schedule], now, ahead))
-        except (QueueUnavailable, DocumentChanged) as error:
+        except (QueueUnavailable, StoreError) as error:
             logger.warning("Schedule %r comes with the timer, for it was not handed over: %s", schedule.id, error)
 
     async def _pass_on(self, claimed: Sequence[Schedule]) -> int:

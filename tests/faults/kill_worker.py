@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from agent_core.channel.cloud_adapter import AgentIdentity, CloudAdapter, HttpRe
 from agent_core.channel.connector_client import ConnectorClient
 from agent_core.channel.http_client import HttpAnswer, HttpClient
 from agent_core.channel.url_guard import UrlGuard
+from agent_core.hosting.queued_message import LockLost
 from agent_core.hosting.sqlite_queue import SqliteQueue
 from agent_core.proactive.queue import QueueMessage
 from agent_core.store.document_store import Create, Delete, DocumentStore, Operation, Replace
@@ -47,7 +49,8 @@ class Life:
         case: tells the channel for which case it is called.
         start: the time on its clock, in ISO 8601.
         kill_at: the fault point to die at; empty for none.
-        scenario: `slow` handlers work longer than until the lease is renewed, `two` send two messages.
+        scenario: `slow` handlers work longer than until the lease is renewed, `two` send two messages; `tick` is a
+            timer's tick before it works on the queues.
     """
 
     data: str
@@ -122,6 +125,8 @@ class KillingStore:
     def _named(self, operations: list[Operation]) -> str:
         """What a batch is to the delivery."""
         bodies = [each.body for each in operations if isinstance(each, (Create, Replace))]
+        if bodies[0]["kind"] == "schedule":
+            return "claim of a schedule" if bodies[0]["claim"] else "advance"
         delivery = next((body for body in bodies if body["kind"] == "delivery"), None)
         if delivery is None:
             return "place in line"
@@ -217,11 +222,17 @@ class Worker:
         self.agent.continuation("park")(finish)
         self.agent.continuation("resend", when_unsure="resend")(finish)
 
+        @self.agent.continuation("tell")
+        async def tell(context: TurnContext, state: TurnState) -> None:
+            await context.send_activity(f"{context.work_key}")
+
     async def live(self) -> None:
         """Take the incoming message, or work until the queues are empty."""
         if self._life.service_url is not None:
             await self._take_message(self._life.service_url)
         else:
+            if self._life.scenario == "tick":
+                await self.agent.notifications.send_due(self.clock.now())
             while await self._work():
                 pass
         await self._note_the_end()
@@ -253,7 +264,9 @@ class Worker:
             for received in await queue.receive():
                 self.points.reach(f"after {self.points.numbered('receive')}")
                 await take(received.message)
-                await self.points.around("complete", queue.complete(received))
+                # Lost to a process whose clock is ahead, which delivers it again.
+                with suppress(LockLost):
+                    await self.points.around("complete", queue.complete(received))
         return True
 
     async def _note_the_end(self) -> None:
