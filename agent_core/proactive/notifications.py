@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from datetime import date, datetime, timedelta
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from agent_core.activity.activity import Activity
 from agent_core.activity.conversation_reference import ConversationReference
-from agent_core.activity.json_text import dump
-from agent_core.activity.message_factory import MessageFactory
-from agent_core.errors import DocumentExists, InvalidSchedule, NotAllowed, ScheduleConflict
+from agent_core.errors import DocumentExists, ScheduleConflict
 from agent_core.proactive.continuations import Continuations
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.conversations import Conversations
@@ -23,45 +21,23 @@ from agent_core.proactive.preferences import Preferences, PreferenceStore
 from agent_core.proactive.quiet_hours import QuietHours
 from agent_core.proactive.recipients import (
     ConversationRecipient,
-    NewConversation,
-    Recipient,
     To,
-    UserRecipient,
-    newest_personal,
     recipient_of,
 )
-from agent_core.proactive.recurrence import Recurrence, checked_limit, parse_duration
+from agent_core.proactive.recurrence import checked_limit
+from agent_core.proactive.schedule_terms import (
+    Changes,
+    ScheduleTerms,
+    When,
+    checked_bool,
+    checked_tag,
+    first,
+    merged,
+    span,
+)
 from agent_core.proactive.schedules import Schedule, SchedulePage, Schedules, Status, chosen_id, digest, new_id
 from agent_core.proactive.timer import Timer, decide
-from agent_core.store.document_store import Where, is_storable
-
-# What a schedule brings must fit beside the rest of its document, and into a message of a channel.
-MAX_CONTENT = 100_000
-
-
-class When(TypedDict, total=False):
-    """What says when; see `Notifications.schedule`."""
-
-    at: datetime | None
-    every: str | timedelta | None
-    zone: str | None
-    start: datetime | None
-    until: datetime | None
-    count: int | None
-    excluding: Collection[date]
-
-
-class Changes(When, total=False):
-    """What can be changed in a schedule; see `Notifications.schedule`."""
-
-    activity: Activity | str | None
-    continuation: str | None
-    value: Any
-    misfire: MisfirePolicy
-    grace: timedelta | str
-    expires: timedelta | str | None
-    urgent: bool
-    tag: str | None
+from agent_core.store.document_store import Where
 
 
 class Notifications:
@@ -88,11 +64,8 @@ class Notifications:
         """
         self._schedules = schedules
         self._timer = timer
-        self._conversations = conversations
-        self._directory = directory
         self._ledger = ledger
-        self._continuations = continuations
-        self._check_service_url = check_service_url
+        self._terms = ScheduleTerms(conversations, directory, continuations, check_service_url)
         self._preferences = preferences
         self._now = now
         self._new_id = new_id
@@ -166,8 +139,8 @@ class Notifications:
             "count": count,
             "excluding": excluding,
         }
-        content = self._content(activity, continuation, value)
-        misfires = Misfires(misfire, _span(grace, "grace"), None if expires is None else _span(expires, "expires"))
+        content = self._terms.content(activity, continuation, value)
+        misfires = Misfires(misfire, span(grace, "grace"), None if expires is None else span(expires, "expires"))
         schedule_id, request = new_id(named := recipient_of(to), self._new_id()), None
         if id is not None:
             said = {**when, "excluding": sorted(map(str, excluding)), **content, **misfires.to_dict()}
@@ -175,17 +148,17 @@ class Notifications:
             request = digest({**said, "to": named.to_dict(), "urgent": urgent, "tag": tag})
             if await self._was_made(schedule_id, request):
                 return schedule_id
-        recipient = await self._checked_recipient(to)
+        recipient = await self._terms.recipient(to)
         now = self._now()
-        recurrence = await self._recurrence(when, recipient, now)
+        recurrence = await self._terms.recurrence(when, recipient, now)
         schedule = Schedule(
             id=schedule_id,
             to=recipient,
             recurrence=recurrence,
-            next=_first(recurrence, now),
+            next=first(recurrence, now),
             misfires=misfires,
-            urgent=_checked_bool(urgent),
-            tag=_checked_tag(tag),
+            urgent=checked_bool(urgent),
+            tag=checked_tag(tag),
             created=now,
             request=request,
             **content,
@@ -215,10 +188,10 @@ class Notifications:
             if known is None or known.status in ("cancelled", "unusable"):
                 return False
             now = self._now()
-            values = self._changed_values(known, changes)
+            values = self._terms.changed(known, changes)
             if timed:
-                recurrence = await self._recurrence(_merged(known.recurrence, changes), known.to, now)
-                values |= {"recurrence": recurrence, "next": _first(recurrence, now)}
+                recurrence = await self._terms.recurrence(merged(known.recurrence, changes), known.to, now)
+                values |= {"recurrence": recurrence, "next": first(recurrence, now)}
             elif (following := _still_to_come(known, now)) is not None:
                 values["next"] = following
             else:
@@ -282,8 +255,8 @@ class Notifications:
         """
         limit = checked_limit(limit)
         now = self._now()
-        recurrence = await self._recurrence(when, recipient_of(to) if to is not None else None, now)
-        return recurrence.occurrences(_first(recurrence, now), limit), recurrence.zone
+        recurrence = await self._terms.recurrence(when, recipient_of(to) if to is not None else None, now)
+        return recurrence.occurrences(first(recurrence, now), limit), recurrence.zone
 
     async def page(
         self,
@@ -352,20 +325,7 @@ class Notifications:
         """What the recipient wants. Raises ConversationNotFound."""
         return await self._preferences.get(to)
 
-    # -- what is checked before anything is stored
-
-    async def _checked_recipient(self, to: To) -> Recipient:
-        if isinstance(to, str | ConversationRecipient):
-            named = recipient_of(to)
-            assert isinstance(named, ConversationRecipient)
-            found = await self._conversations.find(named.conversation_id, named.channel_id)
-            return ConversationRecipient(found.id, found.reference.channel_id)
-        if isinstance(to, NewConversation):
-            try:
-                self._check_service_url(to.service_url)
-            except NotAllowed as error:
-                raise InvalidSchedule(f"Nothing can be created there: {error}", field="to") from error
-        return recipient_of(to)
+    # -- what is stored, and changes of it
 
     async def _was_made(self, schedule_id: str, request: str) -> bool:
         """Whether a schedule of that id was made of the same."""
@@ -377,82 +337,6 @@ class Notifications:
                 code="IdTaken",
             )
         return known is not None
-
-    async def _recurrence(self, when: When, recipient: Recipient | None, now: datetime) -> Recurrence:
-        given: dict[str, Any] = {"excluding": (), **when}
-        every = given.get("every")
-        if isinstance(every, str) and every[:1] in ("P", "p"):
-            given["every"] = every = parse_duration(every, "every")
-        clocks = [given.get(name) for name in ("at", "start", "until")]
-        naive = any(isinstance(clock, datetime) and clock.tzinfo is None for clock in clocks)
-        if given.get("zone") is None and (naive or isinstance(every, str)):
-            given["zone"] = await self._zone_of(recipient)
-        if every is not None and given.get("start") is None:
-            # Cron has a time of its own; an interval begins when it has passed once.
-            given["start"] = now + every if isinstance(every, timedelta) else now
-        return Recurrence(**given)
-
-    async def _zone_of(self, recipient: Recipient | None) -> str | None:
-        """The recipient's own zone, None if it is not known; the recurrence then says what is needed."""
-        if isinstance(recipient, ConversationRecipient):
-            return (await self._conversations.find(recipient.conversation_id, recipient.channel_id)).time_zone
-        if isinstance(recipient, UserRecipient):
-            found = await newest_personal(self._directory, recipient)
-            return found.time_zone if found is not None else None
-        return None
-
-    def _content(self, activity: Activity | str | None, continuation: str | None, value: Any) -> dict[str, Any]:
-        if (activity is None) == (continuation is None):
-            raise InvalidSchedule("Give either 'activity' or 'continuation'", field="activity")
-        if continuation is not None and self._continuations is not None:
-            _ = self._continuations[continuation]
-        if value is not None and continuation is None:
-            raise InvalidSchedule("'value' goes with 'continuation'; put it into the activity", field="value")
-        message = MessageFactory.text(activity) if isinstance(activity, str) else activity
-        content = {
-            "activity": message.to_dict() if message is not None else None,
-            "continuation": continuation,
-            "value": value,
-        }
-        for field, part in content.items():
-            try:
-                size = len(dump(part))
-            except (TypeError, ValueError, RecursionError) as error:
-                raise InvalidSchedule(f"{field!r} is not JSON: {error}", field=field) from error
-            if size > MAX_CONTENT:
-                raise InvalidSchedule(
-                    f"{field!r} has {size:,} bytes, and {MAX_CONTENT:,} is the most; store it, and say its key.",
-                    field=field,
-                )
-        return content
-
-    def _changed_values(self, known: Schedule, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """What changes say, but for the times."""
-        values: dict[str, Any] = {}
-        if changes.keys() & {"activity", "continuation", "value"}:
-            says_more = changes.get("activity") is not None or changes.get("continuation") is not None
-            before = {} if says_more else {"activity": _activity(known), "continuation": known.continuation}
-            content = {"activity": None, "continuation": None, "value": known.value if known.continuation else None}
-            content |= before | {
-                name: changes[name] for name in ("activity", "continuation", "value") if name in changes
-            }
-            if content["continuation"] is None and "value" not in changes:
-                content["value"] = None
-            values |= self._content(**content)
-        if changes.keys() & {"misfire", "grace", "expires"}:
-            expires = changes.get("expires", known.misfires.expires)
-            values["misfires"] = Misfires(
-                changes.get("misfire", known.misfires.policy),
-                _span(changes.get("grace", known.misfires.grace), "grace"),
-                None if expires is None else _span(expires, "expires"),
-            )
-        if "urgent" in changes:
-            values["urgent"] = _checked_bool(changes["urgent"])
-        if "tag" in changes:
-            values["tag"] = _checked_tag(changes["tag"])
-        return values
-
-    # -- changes of what is stored
 
     async def _known(self, schedule_id: str) -> Schedule | None:
         """A schedule; one that a timer has in hand as it will be after that."""
@@ -495,18 +379,10 @@ def _where(to: To | None, tag: str | None, status: Status | None) -> list[Where]
         of_conversation = isinstance(recipient, ConversationRecipient)
         where.append(Where("conversation" if of_conversation else "recipient", "=", recipient.name))
     if tag is not None:
-        where.append(Where("tag", "=", str(_checked_tag(tag))))
+        where.append(Where("tag", "=", str(checked_tag(tag))))
     if status is not None:
         where.append(Where("status", "=", status))
     return where
-
-
-def _first(recurrence: Recurrence, now: datetime) -> datetime:
-    due = recurrence.first_due(now)
-    if due is None:
-        field = "count" if recurrence.count is not None else "until"
-        raise InvalidSchedule(f"{field!r} leaves no occurrence from now on; nothing would ever be sent.", field=field)
-    return due
 
 
 def _still_to_come(known: Schedule, now: datetime) -> datetime | None:
@@ -514,41 +390,3 @@ def _still_to_come(known: Schedule, now: datetime) -> datetime | None:
     the first that nobody has decided about."""
     waiting = [due for due in known.handed_over if due > now] if known.status != "paused" else []
     return min([*waiting, *([known.next] if known.next is not None else [])], default=None)
-
-
-def _merged(recurrence: Recurrence, changes: Mapping[str, Any]) -> When:
-    before = {name: getattr(recurrence, name) for name in When.__annotations__}
-    if changes.get("at") is not None:
-        before = {"zone": recurrence.zone}
-    elif changes.get("every") is not None:
-        before["at"] = None
-    if changes.get("count") is not None:
-        before.pop("until", None)
-    elif changes.get("until") is not None:
-        before.pop("count", None)
-    merged: When = {**before, **{name: changes[name] for name in When.__annotations__ if name in changes}}  # type: ignore[typeddict-item]  # the names are When's
-    return merged
-
-
-def _activity(schedule: Schedule) -> Activity | None:
-    return Activity.from_dict(schedule.activity) if schedule.activity is not None else None
-
-
-def _span(value: timedelta | str, field: str) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    if not isinstance(value, str):
-        raise InvalidSchedule(f"{field!r} must be a timedelta, or text such as 'PT10M'.", field=field)
-    return parse_duration(value, field)
-
-
-def _checked_bool(urgent: object) -> bool:
-    if not isinstance(urgent, bool):
-        raise InvalidSchedule("'urgent' is true or false.", field="urgent")
-    return urgent
-
-
-def _checked_tag(tag: object) -> str | None:
-    if tag is not None and (not isinstance(tag, str) or not is_storable(tag)):
-        raise InvalidSchedule("'tag' is a text of 1 to 1000 characters.", field="tag")
-    return tag
