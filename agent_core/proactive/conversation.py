@@ -174,6 +174,18 @@ class Conversation:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Counterpart:
+    """With whom a conversation is; known beforehand, it saves a round trip, and known wrongly, it costs nothing.
+
+    Attributes:
+        user: where the user's state is kept, None for nobody's.
+    """
+
+    user: str | None
+    tenant_id: str | None
+
+
 def conversation_document_id(channel_id: str | None) -> str:
     """The id of the conversation document of a channel, sub-channels included, inside the conversation's partition."""
     return id_for("conversation", split_channel_id(channel_id)[0] or "")

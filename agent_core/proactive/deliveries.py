@@ -6,12 +6,10 @@ channel there is a moment at which a death leaves the outcome unknown. An edit h
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random as random_numbers
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -29,7 +27,7 @@ from agent_core.errors import (
 )
 from agent_core.proactive.awaiting_sign_in import WAITS_FOR, AwaitingSignIn
 from agent_core.proactive.claims import Mark, TakenOver
-from agent_core.proactive.conversation import Conversation
+from agent_core.proactive.conversation import Counterpart
 from agent_core.proactive.conversations import Conversations
 from agent_core.proactive.dead_letters import UNDECIDED, DeadLetters
 from agent_core.proactive.delivery import Delivery
@@ -48,13 +46,12 @@ from agent_core.proactive.ledger import (
     WhenUnsure,
     Work,
 )
-from agent_core.proactive.preferences import PreferenceOwner
+from agent_core.proactive.opening import Find, Openings
 from agent_core.proactive.queue import Queue
 from agent_core.proactive.throttle import Throttle
-from agent_core.proactive.turn_record import partition_of_user
 from agent_core.proactive.waiting_line import Present, WaitingLine
 from agent_core.proactive.work import WorkItem
-from agent_core.store.document_store import Document, parse_time, time_text
+from agent_core.store.document_store import parse_time, time_text
 
 logger = logging.getLogger(__name__)
 
@@ -64,27 +61,12 @@ THROTTLED = timedelta(seconds=30)
 IN_LINE = timedelta(seconds=1)
 # A copy of what another worker does looks again after this: it is done then, or its worker's lease is over soon.
 LOOKS_AGAIN = timedelta(seconds=5)
-# Of so many conversations it is remembered with whom they are: 10,000 take 4 MB.
-REMEMBERED = 10_000
 # A callback may be faster than the turn that stores its conversation; after so many attempts nobody stores it any more.
 ATTEMPTS_TO_FIND = 3
 REASONS = {"gone": "ConversationGone", "blocked": "Blocked", "misconfigured": "Misconfigured", "rejected": "Rejected"}
 
-Find = Callable[[], Awaitable[Conversation]]
 Run = Callable[[Delivery], Awaitable[None]]
 Opening = Callable[[Present], Awaitable[tuple[Found, datetime | None]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Counterpart:
-    """With whom a conversation is; known beforehand, it saves a round trip, and known wrongly, it costs nothing.
-
-    Attributes:
-        user: where the user's state is kept, None for nobody's.
-    """
-
-    user: str | None
-    tenant_id: str | None
 
 
 class _CannotBeQueued(Exception):
@@ -110,14 +92,13 @@ class Deliveries:
     ) -> None:
         self._ledger = ledger
         self._queue = queue
-        self._conversations = conversations
         self._dead_letters = dead_letters
         self._awaiting = awaiting
         self._throttle = throttle
         self._gate = gate
         self._now = now
         self._line = WaitingLine(now=now, sleep=sleep, random=random)
-        self._counterparts: dict[str, Counterpart] = {}
+        self._openings = Openings(ledger, conversations, throttle, gate, self._line)
 
     async def deliver(
         self,
@@ -154,7 +135,7 @@ class Deliveries:
         """
         work = Work(item.key, conversation_id, what, item.content, when_unsure)
         delivery = Delivery(item, work, self._ledger, notice, on_hold)
-        opening = partial(self._open, delivery, find, expectation, counterpart)
+        opening = partial(self._openings.open, delivery, find, expectation, counterpart)
         present = self._line.at(conversation_id)
         present.keys.append(item.key)
         started = self._now()
@@ -250,93 +231,6 @@ class Deliveries:
             if delivery.unknown and delivery.parks:
                 return await self._park(delivery, "FailedAfterSending", type(error).__name__)
             return await self._again(delivery, "HandlerFailed", explanation)
-
-    async def _open(
-        self,
-        delivery: Delivery,
-        find: Find | None,
-        expectation: Expectation | None,
-        counterpart: Counterpart | None,
-        present: Present,
-    ) -> tuple[Found, datetime | None]:
-        """Claim the work and read what its turn needs; says too until when to wait.
-
-        The usual case is one round trip: new work in a conversation in which nobody speaks. A second one uses up a
-        placeholder, or reads the user's state where nobody could tell whose it is. Else the claim comes first: what was
-        read before it may be older than the turn before.
-        """
-        if delivery.item.attempt == 1 and delivery.item.wait == 0:
-            claimed, until = await asyncio.gather(
-                self._claim_new(delivery, expectation),
-                self._look_up(delivery, find, counterpart),
-                return_exceptions=True,
-            )
-            if isinstance(claimed, BaseException):
-                raise claimed
-            if claimed is not None:
-                if isinstance(until, BaseException):
-                    raise until
-                return claimed, until
-        look = partial(self._ledger.look, delivery.work)
-        claim = partial(self._ledger.claim, delivery.work, delivery.token)
-        found = await self._line.wait(present, await claim(), look, claim)
-        if not isinstance(found, Claim):
-            return found, None
-        delivery.begin(found)
-        if expectation is not None:
-            await self._fulfil(delivery, found, await expectation(), expectation)
-        return found, await self._look_up(delivery, find, counterpart)
-
-    async def _claim_new(self, delivery: Delivery, expectation: Expectation | None) -> Claim | None:
-        claim, expected = await asyncio.gather(
-            self._ledger.claim_new(delivery.work, delivery.token),
-            expectation() if expectation else _nothing(),
-            return_exceptions=True,
-        )
-        if isinstance(claim, Claim):
-            delivery.begin(claim)  # so that it is given back whatever fails from here on
-        for each in (claim, expected):
-            if isinstance(each, BaseException):
-                raise each
-        if expectation is not None and isinstance(claim, Claim) and isinstance(expected, Document):
-            await self._fulfil(delivery, claim, expected, expectation)
-        return claim if isinstance(claim, Claim) else None
-
-    async def _fulfil(
-        self, delivery: Delivery, claim: Claim, expected: Document | None, expectation: Expectation
-    ) -> None:
-        await self._ledger.use_up(claim, expected, expectation)
-        delivery.placeholder = claim.replaces
-
-    async def _look_up(self, delivery: Delivery, find: Find | None, counterpart: Counterpart | None) -> datetime | None:
-        """Read the conversation, its user's state and wishes, and until when nothing may be sent."""
-        if find is None:
-            return None
-
-        conversation_id = delivery.work.conversation_id
-
-        async def read(of: Counterpart) -> tuple[Document | None, datetime | None, Document | None]:
-            return await asyncio.gather(
-                self._conversations.user_at(of.user),
-                self._throttle.until(of.tenant_id),
-                self._gate.of_user(of.user) if delivery.notice is not None else _nothing(),
-            )
-
-        guess = self._counterparts.pop(conversation_id, counterpart)
-        conversation, guessed, of_all = await asyncio.gather(
-            find(),
-            read(guess) if guess else _nothing(),
-            self._gate.of_group(conversation_id) if delivery.notice is not None else _nothing(),
-        )
-        delivery.found = conversation
-        user = partition_of_user(conversation.reference, conversation.identity)
-        real = Counterpart(user, conversation.tenant_id)
-        if len(self._counterparts) >= REMEMBERED:
-            self._counterparts.pop(next(iter(self._counterparts)))
-        self._counterparts[conversation_id] = real
-        delivery.user, until, of_one = guessed if guessed and real == guess else await read(real)
-        delivery.preferences = of_one if PreferenceOwner.of(conversation).is_user else of_all
-        return until
 
     async def _check(self, delivery: Delivery, claim: Claim) -> None:
         if delivery.notice is not None and not delivery.steps:
@@ -508,10 +402,6 @@ class Deliveries:
             account = {**delivery.account, "why": explanation, "ttl": UNDECIDED}
             await self._ledger.end(delivery.claim, status, reason=reason, steps=delivery.steps, **account)
         await self._gone(delivery)
-
-
-async def _nothing() -> None:
-    return None
 
 
 def _is_its_own(delivery: Delivery, error: ConversationNotFound | ConversationSuspended) -> bool:

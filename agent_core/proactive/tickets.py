@@ -16,7 +16,7 @@ from agent_core.activity.conversation_reference import split_channel_id
 from agent_core.activity.json_text import dump
 from agent_core.errors import InvalidCallback
 from agent_core.proactive.callback_message import Callback
-from agent_core.proactive.deliveries import Counterpart
+from agent_core.proactive.conversation import Counterpart
 
 TicketMode = Literal["required", "optional", "off"]
 TICKET_MODES: tuple[TicketMode, ...] = ("required", "optional", "off")
