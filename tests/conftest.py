@@ -1,8 +1,12 @@
 """What every test stands on: asyncio, a Cosmos DB server, and that where every component is there, nothing is skipped
 for want of one."""
 
+import fcntl
+import hashlib
 import os
+import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -43,6 +47,19 @@ def cosmos_server() -> Iterator[None]:
     with running_server() as connection, pytest.MonkeyPatch.context() as environment:
         if connection is not None:
             environment.setenv("COSMOS_TEST_CONNECTION", connection)
+        yield
+
+
+@pytest.fixture(scope="module")
+def service_bus_alone() -> Iterator[None]:
+    """The tests of one file after those of another: they run in several processes, and the queues are the same."""
+    connection = os.environ.get("SERVICE_BUS_TEST_CONNECTION")
+    if not connection:
+        yield
+        return
+    name = hashlib.sha256(connection.encode()).hexdigest()[:16]
+    with Path(tempfile.gettempdir(), f"service-bus-{name}.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # given back with the file, also by a process that died
         yield
 
 
