@@ -194,7 +194,7 @@ class Worker:
             connector=lambda: client,
             guard=lambda: UrlGuard(development=True),
             now=now,
-            sleep=self.clock.sleep,
+            sleep=self._sleep,
         )
         self.agent = AgentApplication(
             self._adapter,
@@ -225,6 +225,10 @@ class Worker:
         @self.agent.continuation("tell")
         async def tell(context: TurnContext, state: TurnState) -> None:
             await context.send_activity(f"{context.work_key}")
+
+    async def _sleep(self, delay: timedelta) -> None:
+        # Who waits in place for its turn in a conversation: nobody else moves this clock meanwhile.
+        await (self.clock.advance(delay) if delay < timedelta(seconds=1) else self.clock.sleep(delay))
 
     async def live(self) -> None:
         """Take the incoming message, or work until the queues are empty."""
