@@ -1,12 +1,8 @@
 """What every test stands on: asyncio, a Cosmos DB server, and that where every component is there, nothing is skipped
 for want of one."""
 
-import fcntl
-import hashlib
 import os
-import tempfile
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -27,6 +23,13 @@ LONG = [
     "faults/test_timer_kills.py",
     "stories/test_cosmos_stories.py",
     "stories/test_reminder_story.py",
+]
+# What sends to the queues of one Service Bus and receives from them.
+SERVICE_BUS = [
+    "hosting/test_callback_queues.py",
+    "hosting/test_service_bus_faults.py",
+    "hosting/test_service_bus_queue.py",
+    "samples/test_publishers.py",
 ]
 collect_ignore = [] if os.environ.get("AGENT_TESTS_LONG") else LONG
 
@@ -50,17 +53,13 @@ def cosmos_server() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def service_bus_alone() -> Iterator[None]:
-    """The tests of one file after those of another: they run in several processes, and the queues are the same."""
-    connection = os.environ.get("SERVICE_BUS_TEST_CONNECTION")
-    if not connection:
-        yield
-        return
-    name = hashlib.sha256(connection.encode()).hexdigest()[:16]
-    with Path(tempfile.gettempdir(), f"service-bus-{name}.lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # given back with the file, also by a process that died
-        yield
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`, the tests of a file run in one process; and so do all that share the queues."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        shared = file.removeprefix("tests/") in SERVICE_BUS
+        item.add_marker(pytest.mark.xdist_group("service bus" if shared else file))
 
 
 @pytest.hookimpl(wrapper=True)

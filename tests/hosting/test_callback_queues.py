@@ -21,8 +21,6 @@ from agent_core.store.memory_store import MemoryStore
 from agent_core.testing import TestAdapter
 from tests.hosting.callback_queues import Queues, opened_queues
 
-pytestmark = pytest.mark.usefixtures("service_bus_alone")
-
 SECONDS = 60.0
 
 

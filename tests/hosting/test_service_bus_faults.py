@@ -31,7 +31,6 @@ from tests.hosting.test_service_bus_queue import (
 )
 
 pytestmark = [
-    pytest.mark.usefixtures("service_bus_alone"),
     needs_service_bus,
     needs_emulator,
     # Of a cut connection the SDK only forgets the socket.

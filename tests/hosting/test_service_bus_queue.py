@@ -29,7 +29,6 @@ CONNECTION = os.environ.get("SERVICE_BUS_TEST_CONNECTION", "")
 QUEUE = os.environ.get("SERVICE_BUS_TEST_QUEUE", "agent-work")
 NOWHERE = "Endpoint=sb://127.0.0.1:{port};SharedAccessKeyName=name;SharedAccessKey=a2V5;UseDevelopmentEmulator=true;"
 
-pytestmark = pytest.mark.usefixtures("service_bus_alone")
 needs_service_bus = pytest.mark.skipif(
     not CONNECTION, reason="set SERVICE_BUS_TEST_CONNECTION to the connection string of a Service Bus or its emulator"
 )

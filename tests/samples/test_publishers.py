@@ -38,7 +38,6 @@ REGISTRY: Registry[Any] = Registry().with_resources(
     (name, Resource.from_contents(schema)) for name, schema in SCHEMAS.items()
 )
 
-pytestmark = pytest.mark.usefixtures("service_bus_alone")
 needs_service_bus = pytest.mark.skipif(
     not CONNECTION, reason="set SERVICE_BUS_TEST_CONNECTION to the connection string of a Service Bus or its emulator"
 )
