@@ -69,7 +69,7 @@ class Occurrences:
             schedule = await self._schedules.get(item.payload["schedule"])
             void = why_void(schedule, item.payload["generation"])
             if schedule is None or void:
-                logger.info("Delivery: occurrence dropped (%s), key %r", void, item.key)
+                await self._drop(schedule, item, void)
                 return
             name, handler = self._handler(schedule)
         except (ContinuationNotFound, InvalidSchedule) as error:
@@ -78,6 +78,26 @@ class Occurrences:
         place = await self._place(schedule, item)
         if place is not None:
             await self._deliver(schedule, item, place, name, handler)
+
+    async def _drop(self, schedule: Schedule | None, item: WorkItem, void: str) -> None:
+        """End it in the ledger. Where a worker died while it sent, that is reported there, and not dropped."""
+        conversation_id, continuation = item.payload.get("conversation"), item.payload.get("continuation")
+        if conversation_id is None and schedule is not None:
+            as_it_was = replace(schedule, generation=item.payload["generation"])
+            place = await place_of(self._ledger, as_it_was, parse_time(item.payload["due"]))
+            conversation_id = place.conversation_id if place is not None else None
+        if conversation_id is None:
+            logger.info(
+                "Delivery: occurrence dropped (%s) before its conversation was looked for, key %r", void, item.key
+            )
+            return
+
+        async def run(delivery: Delivery) -> None:
+            raise NotWanted(f"dropped because {void}")
+
+        what = f"occurrence {continuation or 'notification'!r}"
+        when_unsure = self._continuations.when_unsure(continuation or "")
+        await self._deliveries.deliver(item, conversation_id, None, run, what=what, when_unsure=when_unsure)
 
     async def _deliver(
         self, schedule: Schedule, item: WorkItem, place: ConversationRecipient, name: str, handler: Handler

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from agent_core.errors import InvalidSchedule, QueueUnavailable, StoreError
+from agent_core.errors import QueueUnavailable, StoreError
 from agent_core.proactive.dead_letters import DeadLetters
 from agent_core.proactive.misfires import tick
 from agent_core.proactive.queue import Queue
@@ -161,13 +161,13 @@ class Timer:
     async def _readable(self, document: Document) -> Schedule | None:
         try:
             return Schedule.from_document(document)
-        except InvalidSchedule as error:
-            # Its zone is none any more, say: others must not wait for it.
+        except (KeyError, TypeError, ValueError) as error:
+            # Its zone is none any more, say, or another version wrote it: others must not wait for it.
             await self._dead_letters.add(
                 key=f"schedule:{document.id}",
                 what="schedule",
                 reason="InvalidSchedule",
-                explanation=str(error),
+                explanation=f"It cannot be read any more, and is not looked at again: {error}",
                 payload=b"{}",
                 conversation=document.body.get("conversation") or "",
             )

@@ -594,3 +594,42 @@ async def test_a_notification_that_is_held_for_long_finds_its_schedule_still() -
     for _ in range(61):
         await setting.later(DAY)
     assert setting.adapter.texts == ["Tea."]
+
+
+async def test_what_was_begun_to_be_sent_and_is_stopped_then_is_reported_and_not_dropped() -> None:
+    """A worker died while it sent; before the occurrence comes again, somebody cancels its schedule."""
+    setting = await a_setting()
+    schedule_id = await setting.agent.notifications.schedule("c1", at=NOON, activity="Tea.")
+    (message,) = setting.queue.take_due()
+
+    class Death(BaseException):
+        pass
+
+    async def die(*arguments: Any) -> Any:
+        raise Death
+
+    send = setting.adapter.send_activities
+    setting.adapter.send_activities = die  # type: ignore[method-assign, assignment]  # the adapter of this test alone
+    with pytest.raises(Death):
+        await setting.agent.do_work(message)
+    setting.adapter.send_activities = send  # type: ignore[method-assign]
+    assert await setting.agent.notifications.cancel(schedule_id)
+    await setting.clock.advance(MINUTE)
+    await setting.agent.do_work(message)
+    for _ in range(3):
+        await setting.later(MINUTE)
+    assert setting.adapter.texts == []
+    (letter,) = await setting.dead_letters()
+    assert letter.reason == "Unsure"
+
+
+async def test_a_schedule_that_another_version_wrote_holds_no_other_up() -> None:
+    setting = await a_setting()
+    foreign = await setting.agent.notifications.schedule("c1", at=NOON + HOUR, activity="Never.")
+    await setting.agent.notifications.schedule("c1", at=NOON + HOUR, activity="Tea.")
+    stored = await setting.store.read(SCHEDULES, foreign[:2], foreign)
+    assert stored is not None
+    await setting.store.replace(SCHEDULES, {**stored.body, "to": {"planet": "Mars"}, "misfires": None}, stored.etag)
+    await setting.later(HOUR)
+    assert setting.adapter.texts == ["Tea."]
+    assert [letter.key for letter in await setting.dead_letters()] == [f"schedule:{foreign}"]
