@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import MAXYEAR, UTC
+from datetime import MAXYEAR, UTC, timedelta
 from typing import TYPE_CHECKING
 
 import azure.functions as func
@@ -21,6 +21,10 @@ if TYPE_CHECKING:  # loaded with the first schedule, so that a cold start is spa
     from agent_core.proactive.notifications import Notifications
 
 logger = logging.getLogger(__name__)
+
+
+# The timer ticks once a minute, and what is left is for the next tick.
+TICK = timedelta(seconds=55)
 
 
 class FunctionsHost:
@@ -57,11 +61,12 @@ class FunctionsHost:
         await self._agent.do_work(_message(message))
 
     async def send_due_notifications(self) -> None:
-        """The timer's tick: hand every notification that is due over to the work queue.
+        """The timer's tick: hand every notification that is due over to the work queue, as far as 55 seconds reach.
 
         Beside that, what the queues put aside by themselves becomes dead letters of ours, which can be decided about.
         """
-        await self._agent.notifications.send_due(clock.now())
+        now = clock.now()
+        await self._agent.notifications.send_due(now, until=now + TICK)
         try:
             await self.services.drain_dead_letters(self._agent.dead_letters)
         except (QueueUnavailable, StoreError) as error:

@@ -545,6 +545,24 @@ async def test_a_schedule_comes_back_from_its_document() -> None:
     assert schedule.to_document() == schedule.stored.body
 
 
+async def test_a_tick_ends_when_its_time_is_over_and_the_next_one_goes_on() -> None:
+    setting = await a_setting()
+    for number in range(300):
+        await setting.agent.notifications.schedule("c1", at=NOON + HOUR, activity=f"{number}")
+    await setting.clock.advance(HOUR)
+    notifications, clock = setting.agent.notifications, setting.clock
+    send_many = setting.queue.send_many
+
+    async def slow(messages: list[QueueMessage]) -> None:
+        await clock.advance(timedelta(seconds=30))
+        await send_many(messages)
+
+    setting.queue.send_many = slow  # type: ignore[method-assign, assignment]  # the queue of this test alone
+    assert await notifications.send_due(clock.now(), until=clock.now() + timedelta(seconds=45)) == 200
+    assert await notifications.send_due(clock.now(), until=clock.now() + timedelta(seconds=45)) == 100
+    assert len(setting.queue.messages) == 300
+
+
 # --- asked afterwards
 
 
