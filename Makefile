@@ -5,7 +5,7 @@ BIN := .venv/bin
 # The tests start the app again and again; compiling it each time would take as long as some of them.
 unexport PYTHONDONTWRITEBYTECODE
 # Half of the tests' time is waiting. Tests of one file share servers, so a file stays with its worker.
-PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
+PARALLEL := -n 4
 
 .PHONY: run test check bench browser-tools
 run: .venv/ready
