@@ -1,33 +1,10 @@
 """A reminder, set in the chat of a real process that is then killed: it comes at its time, once."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import pytest
-
-from tests.serving import FakeChannel, serve
+from tests.serving import FakeChannel
 from tests.stories.running import RunningApp
 from tests.stories.test_stories import teams_message
-
-
-@pytest.fixture
-def channel() -> FakeChannel:
-    return FakeChannel()
-
-
-@pytest.fixture
-async def service_url(channel: FakeChannel) -> AsyncIterator[str]:
-    async with serve(channel.app()) as url:
-        yield url
-
-
-@pytest.fixture
-async def app(tmp_path: Path) -> AsyncIterator[RunningApp]:
-    running = RunningApp(tmp_path / "data")
-    await running.start()
-    yield running
-    await running.close()
 
 
 async def test_a_reminder_survives_the_death_of_the_process_and_arrives_once(

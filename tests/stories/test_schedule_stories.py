@@ -1,36 +1,13 @@
 """Schedules made over HTTP and stopped on the command line, in a real process that is killed in between."""
 
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from agent_core.channel.http_client import HttpAnswer
-from tests.serving import FakeChannel, serve
+from tests.serving import FakeChannel
 from tests.stories.running import RunningApp
 from tests.stories.test_stories import CONVERSATION, arrived, teams_message
-
-
-@pytest.fixture
-def channel() -> FakeChannel:
-    return FakeChannel()
-
-
-@pytest.fixture
-async def service_url(channel: FakeChannel) -> AsyncIterator[str]:
-    async with serve(channel.app()) as url:
-        yield url
-
-
-@pytest.fixture
-async def app(tmp_path: Path) -> AsyncIterator[RunningApp]:
-    running = RunningApp(tmp_path / "data")
-    await running.start()
-    yield running
-    await running.close()
 
 
 async def post(app: RunningApp, body: dict[str, Any]) -> HttpAnswer:

@@ -2,38 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.serving import FakeChannel, serve
+from tests.serving import FakeChannel
 from tests.stories.running import RunningApp
 
 PAYLOAD = Path(__file__).parent.parent / "payloads" / "teams_message.json"
 WAIT = 30
-
-
-@pytest.fixture
-def channel() -> FakeChannel:
-    return FakeChannel()
-
-
-@pytest.fixture
-async def service_url(channel: FakeChannel) -> AsyncIterator[str]:
-    async with serve(channel.app()) as url:
-        yield url
-
-
-@pytest.fixture
-async def app(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[RunningApp]:
-    """With a callback queue that has sessions, where a test says so."""
-    running = RunningApp(tmp_path / "data", CALLBACK_SESSIONS=getattr(request, "param", "false"))
-    await running.start()
-    yield running
-    await running.close()
 
 
 def teams_message(service_url: str, text: str, **changes: Any) -> dict[str, Any]:
