@@ -41,7 +41,7 @@ async def order_placed(context: TurnContext, state: TurnState) -> None:
 async def remind(context: TurnContext, state: TurnState) -> None:
     minutes = int(context.match["minutes"])
     due = context.now + timedelta(minutes=minutes)
-    await agent.notifications.schedule(context.conversation, at=due, activity="Time to check your order.")
+    await agent.notifications.schedule(context, at=due, activity="Time to check your order.")
     await context.send_activity(f"I will remind you in {minutes} minutes.")
 
 

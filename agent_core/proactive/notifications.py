@@ -37,7 +37,8 @@ from agent_core.proactive.schedule_terms import (
 )
 from agent_core.proactive.schedules import Schedule, SchedulePage, Schedules, Status, chosen_id, digest, new_id
 from agent_core.proactive.timer import Timer, decide
-from agent_core.store.document_store import Where
+from agent_core.store.document_store import Where, id_for
+from agent_core.turn.turn_context import TurnContext
 
 
 class Notifications:
@@ -93,12 +94,14 @@ class Notifications:
     ) -> str:
         """Say something, or run a continuation, at a time or at times that recur.
 
-            await notifications.schedule(context.conversation, at=context.now + timedelta(hours=1), activity="Tea!")
+            await notifications.schedule(context, at=context.now + timedelta(hours=1), activity="Tea!")
             await notifications.schedule(to, every="0 9 * * MON-FRI", zone="Europe/Paris", continuation="standup")
             await notifications.schedule(UserRecipient("8b7c…"), every=timedelta(hours=6), count=4, activity="Drink.")
 
         Args:
-            to: a conversation (`context.conversation`, or a stored one's id), a `UserRecipient` or a `NewConversation`.
+            to: a turn's `context`, for its conversation: a turn that is run again, because it failed or died, does not
+                leave it twice, whatever it says the second time. Or a conversation (a reference, or a stored one's id),
+                a `UserRecipient` or a `NewConversation`.
             at: one time: aware; or naive, which is what the clock shows in `zone`. One that has passed is due at once.
             every: times that recur: a cron expression of five fields, by the clock in `zone`; or an interval of a
                 minute at least, counted in UTC, as a timedelta or as ISO 8601 writes it.
@@ -142,6 +145,11 @@ class Notifications:
         content = self._terms.content(activity, continuation, value)
         misfires = Misfires(misfire, span(grace, "grace"), None if expires is None else span(expires, "expires"))
         schedule_id, request = new_id(named := recipient_of(to), self._new_id()), None
+        once = to.name_for_later() if isinstance(to, TurnContext) and id is None else None
+        if once is not None:
+            schedule_id = new_id(named, id_for("turn", once).replace("|", "-"))
+            if await self._schedules.get(schedule_id) is not None:
+                return schedule_id
         if id is not None:
             said = {**when, "excluding": sorted(map(str, excluding)), **content, **misfires.to_dict()}
             schedule_id = chosen_id(named, id)
@@ -166,7 +174,7 @@ class Notifications:
         try:
             await self._timer.hand_over_now(await self._schedules.add(schedule))
         except DocumentExists:
-            if request is None or not await self._was_made(schedule_id, request):
+            if once is None and (request is None or not await self._was_made(schedule_id, request)):
                 raise
         return schedule_id
 

@@ -14,6 +14,7 @@ from agent_core.errors import BadActivity, InvalidSchedule
 from agent_core.proactive.conversation import Conversation
 from agent_core.proactive.directory import ConversationDirectory, ConversationFilter
 from agent_core.store.document_store import is_storable
+from agent_core.turn.turn_context import TurnContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class NewConversation:
 
 Recipient = ConversationRecipient | UserRecipient | NewConversation
 # What a caller may say instead.
-To = Recipient | ConversationReference | Conversation | str
+To = Recipient | ConversationReference | Conversation | TurnContext | str
 
 
 def recipient_of(to: To) -> Recipient:
@@ -119,6 +120,8 @@ def recipient_of(to: To) -> Recipient:
         return ConversationRecipient(to)
     if isinstance(to, Conversation):
         to = to.reference
+    if isinstance(to, TurnContext):
+        to = to.conversation
     if isinstance(to, ConversationReference):
         return ConversationRecipient(to.conversation_id, to.channel_id)
     return to

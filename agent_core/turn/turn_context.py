@@ -148,7 +148,7 @@ class TurnContext:
         self.responded = False
         self.proactive = proactive
         self.work_key = self.activity.id
-        self._continued_later = 0
+        self._left_for_later = 0
         self._sender = sender
         self._callbacks = callbacks
         self._user_tokens = user_tokens
@@ -388,12 +388,18 @@ class TurnContext:
         self._check_running()
         if self._callbacks is None:
             raise NotSupported("This context was built without callbacks; run the turn through an AgentApplication")
-        self._continued_later += 1
-        reference, once = self.conversation, None
-        if self.work_key is not None:
-            parts = (reference.channel or "", reference.conversation_id, self.activity.type or "", self.work_key)
-            once = json.dumps([*parts, self._continued_later])
-        return await self._callbacks.continue_later(reference, continuation, value, delay, once)
+        once = self.name_for_later()
+        return await self._callbacks.continue_later(self.conversation, continuation, value, delay, once)
+
+    def name_for_later(self) -> str | None:
+        """Names the next thing that this turn leaves for later: the same name whenever the turn is run again, and
+        another one for each call; None if nobody knows what the turn is a repetition of."""
+        self._left_for_later += 1
+        if self.work_key is None:
+            return None
+        reference = self.conversation
+        parts = (reference.channel or "", reference.conversation_id, self.activity.type or "", self.work_key)
+        return json.dumps([*parts, self._left_for_later])
 
     @property
     def is_personal(self) -> bool:

@@ -317,6 +317,33 @@ def test_what_names_no_recipient_is_refused(to: Any) -> None:
     assert raised.value.field == "to"
 
 
+async def test_a_turn_that_is_run_again_leaves_its_reminders_once() -> None:
+    """A turn that failed, or died before it was settled, is run again; each of its calls is one reminder."""
+    setting = await a_setting()
+    failures = [True]
+
+    @setting.agent.continuation("plan")
+    async def plan(context: TurnContext, state: TurnState) -> None:
+        for text in ("Tea.", "Cake."):
+            await setting.agent.notifications.schedule(context, at=context.now + HOUR, activity=text)
+        if failures:
+            failures.pop()
+            raise RuntimeError("It broke")
+
+    await setting.callback({"conversationId": "c1", "continuation": "plan", "id": "7"})
+    for _ in range(3):
+        await setting.later(MINUTE)
+    assert not failures
+    assert len((await setting.store.query(SCHEDULES)).documents) == 2
+    await setting.later(HOUR)
+    assert set(setting.adapter.texts) == {"Cake.", "Tea."}
+    assert len(setting.adapter.texts) == 2
+    for context_to in ("c1", "c1"):
+        await setting.agent.notifications.schedule(context_to, at=NOON, activity="Outside of a turn each is one.")
+    await setting.later(timedelta(0))
+    assert len(setting.adapter.texts) == 4
+
+
 # --- changes
 
 
