@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.cosmos_server.running import running_server
 
@@ -33,6 +34,10 @@ SERVICE_BUS = [
     "samples/test_publishers.py",
 ]
 collect_ignore = [] if os.environ.get("AGENT_TESTS_LONG") else LONG
+
+# How long generating takes says how busy the machine is.
+settings.register_profile("agent", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("agent")
 
 R = TypeVar("R", pytest.TestReport, pytest.CollectReport)
 
