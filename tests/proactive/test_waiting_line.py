@@ -42,6 +42,8 @@ class Processes:
         self.agents = [AgentApplication(self.adapter, self.store, self.queue) for _ in range(count)]
         for agent in self.agents:
             agent.continuation("go on")(self._go_on)
+            # Pauses of chance would make now and then another order of what is looked at than the one that is shown.
+            agent._deliveries._line._random = lambda: 0.25
         self.tasks: list[asyncio.Task[None]] = []
 
     async def _go_on(self, context: TurnContext, state: TurnState) -> None:
